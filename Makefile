@@ -1,0 +1,70 @@
+# Needs Python >= 3.11, make and, for the real Copilot runtime, npm. Everything made goes into .venv and .cache.
+#   PYTHON  the interpreter that .venv is made from          make test PYTHON=python3.13
+#   ARGS    more arguments for the tool that a target runs   make test ARGS='-k fence -x'
+#   STORE   where the demo keeps its session                 make demo STORE=s3://bucket/prefix
+PYTHON ?= python3
+ARGS ?=
+STORE ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# Keep what tools write out of the tree, and tell the tests and the demo where the runtime is kept.
+export SESSIONFS_CACHE_DIR ?= $(CURDIR)/.cache
+export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv check format test demo lock clean FORCE
+.SUFFIXES:
+
+help: ## Say what the targets do
+	@sed -n 's/^\([.a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+.venv: $(INSTALLED) ## Make the environment that uv.lock describes
+
+# Brought up to date when the lock, the project or the interpreter changes; fails when lock and project disagree.
+$(INSTALLED): .cache/python uv.lock pyproject.toml .make/environment.py
+	$(PYTHON) .make/environment.py install
+	@touch $@
+
+# Holds the interpreter's version and place, and is touched only when they change.
+.cache/python: FORCE
+	@mkdir -p .cache
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): not found; name a Python >= 3.11: make PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; print(sys.version, sys.base_prefix); sys.exit(sys.version_info < (3, 11))' >$@.new \
+	    || { echo "$(PYTHON) is $$(cat $@.new): Python >= 3.11 is needed: make PYTHON=python3.11" >&2; exit 1; }
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+CHECKS := check-format check-lint check-mypy check-pyright check-imports
+.PHONY: $(CHECKS)
+
+check: $(CHECKS) ## Format, lint, strict types (mypy and pyright), import contracts; -k shows all that fails
+$(CHECKS): $(INSTALLED)
+check-format:
+	$(BIN)/ruff format --check --output-format=concise
+check-lint:
+	$(BIN)/ruff check --output-format=concise
+check-mypy:
+	$(BIN)/mypy
+check-pyright:
+	$(BIN)/pyright
+check-imports:
+	$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter
+
+format: $(INSTALLED) ## Format, and mend what the linter can mend
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pytest
+	@$(BIN)/python .make/runtime.py
+	$(BIN)/pytest -n 2 --dist=loadgroup $(ARGS)
+
+demo: $(INSTALLED) ## A conversation survives kill -9; STORE=moto, file:///dir or s3://bucket/prefix
+	$(BIN)/python -m sessionfs_s3.demo $(if $(STORE),--store "$(STORE)") $(ARGS)
+
+lock: .cache/python ## Resolve again into uv.lock; ARGS go to uv lock: ARGS='--upgrade-package ruff'
+	$(PYTHON) .make/environment.py lock $(ARGS)
+
+clean: ## Remove everything that was made
+	rm -rf .venv .cache dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find sessionfs_s3 tests -name __pycache__ -prune -exec rm -rf {} +
