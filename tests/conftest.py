@@ -1,0 +1,76 @@
+"""Fixtures about stores that tests of every layer share: S3 servers, and this machine's AWS settings kept out."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sessionfs_s3.testing.servers import (
+    S3Server,
+    ServerUnavailable,
+    ministack_server,
+    moto_server,
+    seaweedfs_server,
+)
+
+BUCKET = "sessions"
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own AWS settings reaches a test, and no test asks a metadata service for credentials."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    with _running(moto_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[S3Server]:
+    with _running(ministack_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Server]:
+    with _running(seaweedfs_server()) as server:
+        yield server
+
+
+@pytest.fixture
+def enter(no_aws_settings: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[S3Server], str]:
+    """Make this process use a server: ``enter(moto)`` sets its credentials and returns the URL of an empty prefix."""
+
+    def use(server: S3Server) -> str:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        return server.store_url(BUCKET, f"test-{os.getpid()}-{next(_numbers)}")
+
+    return use
+
+
+@contextlib.contextmanager
+def _running(starting: contextlib.AbstractContextManager[S3Server]) -> Iterator[S3Server]:
+    with contextlib.ExitStack() as exits:
+        try:
+            server = exits.enter_context(starting)
+        except ServerUnavailable as error:
+            if os.environ.get("SESSIONFS_REQUIRE_SERVERS") == "1":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        server.create_bucket(BUCKET)
+        yield server
