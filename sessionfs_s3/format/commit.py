@@ -1,0 +1,255 @@
+"""A commit: a batch of operations at a sequence number, written in an epoch by a writer, bound to all before it.
+
+Header, big-endian, 104 bytes::
+
+    0   8  sequence number, from 1
+    8   8  epoch: the sequence number of the claim that opened it
+    16  16 writer: random, one for each opening of a session for writing
+    32  16 nonce: random, one for each commit
+    48  32 chain before this commit; zeros in a claim, whose writer has not read that far yet
+    80  8  time, milliseconds since the Unix epoch by the writer's clock
+    88  4  number of operations
+    92  4  flags: bit 0 claim, others zero
+    96  8  zero
+
+The chain is a running digest: ``chain(0)`` is 32 zero bytes, ``chain(n) = SHA-256(chain(n-1) + digest of frame n)``.
+A commit carries the chain before it, so a missing, swapped or foreign commit anywhere below is detected.
+
+Payload: the operations one after the other, a kind byte and its fields (``docs/FORMAT.md``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sessionfs_s3.errors import Corrupt, shown
+from sessionfs_s3.format.frame import DIGEST_BYTES, HEADER_START, Frame, decode_frame, encode_frame
+from sessionfs_s3.format.limits import ID_BYTES, SEQUENCE_MAX, TIME_MS_MAX
+from sessionfs_s3.format.wire import Malformed, Reader, Writer
+from sessionfs_s3.fs.operations import (
+    DATABASE_BYTES_MAX,
+    AppendFile,
+    MakeDirectory,
+    Operation,
+    Remove,
+    Rename,
+    WriteDatabase,
+    WriteFile,
+)
+from sessionfs_s3.fs.paths import PATH_BYTES_MAX, Path, is_name, joined, length
+
+_KIND: Final = b"c"
+_HEADER: Final = struct.Struct(">QQ16s16s32sQIIQ")
+_CLAIM: Final = 1
+
+CHAIN_START: Final = bytes(DIGEST_BYTES)
+"""The chain before the first commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit, as encoded and decoded.
+
+    Attributes:
+        sequence: its place in the log, from 1.
+        epoch: the sequence number of the claim that opened its epoch; a claim's own.
+        writer: who wrote it, 16 random bytes for each opening.
+        nonce: 16 random bytes for each commit, by which a writer knows its own after a lost response.
+        chain: the chain before it; :data:`CHAIN_START` in a claim.
+        time_ms: when it was written, in milliseconds since the Unix epoch, by the writer's clock.
+        claim: whether it opens an epoch.
+        operations: what it changes, in order.
+    """
+
+    sequence: int
+    epoch: int
+    writer: bytes
+    nonce: bytes
+    chain: bytes
+    time_ms: int
+    claim: bool
+    operations: tuple[Operation, ...]
+
+
+def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
+    """Return the object that stores *commit*, and its digest, which :func:`next_chain` takes.
+
+    Raises:
+        ValueError: :func:`decode_commit` would refuse it: a header that contradicts itself, or too much in one commit.
+    """
+    broken = _broken_rule(commit)
+    if broken is not None:
+        raise ValueError(broken[1])
+    header = _HEADER.pack(
+        commit.sequence,
+        commit.epoch,
+        commit.writer,
+        commit.nonce,
+        commit.chain,
+        commit.time_ms,
+        len(commit.operations),
+        _CLAIM if commit.claim else 0,
+        0,
+    )
+    out = Writer()
+    out.records(len(commit.operations))
+    for operation in commit.operations:
+        _encode_operation(out, operation)
+    return encode_frame(_KIND, header, out.to_bytes())
+
+
+def decode_commit(key: str, data: bytes, *, sequence: int) -> tuple[Commit, bytes]:
+    """Return the commit that is stored as *data* at *key*, and its digest.
+
+    Raises:
+        Corrupt: it is no commit, or not the one numbered *sequence*.
+    """
+    frame = decode_frame(key, _KIND, _HEADER.size, data)
+    number, epoch, writer, nonce, chain, time_ms, count, flags, zero = _HEADER.unpack(frame.header)
+    if number != sequence:
+        raise Corrupt(key, HEADER_START, f"commit {number} stands where commit {sequence} belongs")
+    if flags & ~_CLAIM:
+        raise Corrupt(key, HEADER_START + 92, f"unknown commit flags {flags:#x}")
+    if zero:
+        raise Corrupt(key, HEADER_START + 96, "reserved bytes are not zero")
+    commit = Commit(number, epoch, writer, nonce, chain, time_ms, bool(flags & _CLAIM), ())
+    broken = _broken_rule(commit)
+    if broken is not None:
+        raise Corrupt(key, HEADER_START + broken[0], broken[1])
+    return replace(commit, operations=_decode_operations(key, frame, count)), frame.digest
+
+
+def next_chain(chain: bytes, digest: bytes) -> bytes:
+    """Return the chain after a commit whose frame has *digest*, given the *chain* before it."""
+    return hashlib.sha256(chain + digest).digest()
+
+
+def _broken_rule(commit: Commit) -> tuple[int, str] | None:
+    """Return which rule the header of *commit* breaks, with the offset of that field in bytes, or None."""
+    number, epoch = commit.sequence, commit.epoch
+    if not 1 <= number <= SEQUENCE_MAX:
+        return 0, f"no commit has sequence number {number}"
+    if not 1 <= epoch <= number:
+        return 8, f"commit {number} is in epoch {epoch}, which a later commit would open"
+    if commit.claim and epoch != number:
+        return 8, f"commit {number} is a claim, but in epoch {epoch}"
+    if not commit.claim and epoch == number:
+        return 92, f"commit {number} opens its own epoch, but is no claim"
+    for offset, what, data, size in (
+        (16, "writer", commit.writer, ID_BYTES),
+        (32, "nonce", commit.nonce, ID_BYTES),
+        (48, "chain", commit.chain, DIGEST_BYTES),
+    ):
+        if len(data) != size:
+            return offset, f"{what} of {len(data)} bytes, not {size}"
+    if commit.claim and commit.chain != CHAIN_START:
+        return 48, "a claim carries a chain"
+    if not 0 <= commit.time_ms <= TIME_MS_MAX:
+        return 80, f"time {commit.time_ms} ms is not between 0 and {TIME_MS_MAX} ms"
+    return None
+
+
+def _decode_operations(key: str, frame: Frame, count: int) -> tuple[Operation, ...]:
+    reader = Reader(frame.payload)
+    try:
+        reader.records(count)
+        operations: list[Operation] = []
+        for _ in range(count):
+            kind = reader.raw(1)
+            decode = _DECODERS.get(kind)
+            if decode is None:
+                raise Malformed(reader.offset - 1, f"unknown operation {kind!r}")
+            operations.append(decode(reader))
+        reader.end()
+    except Malformed as error:
+        raise frame.malformed(key, error.offset, error.reason) from None
+    return tuple(operations)
+
+
+def _encode_operation(out: Writer, operation: Operation) -> None:
+    match operation:
+        case MakeDirectory(path, mode, time_ms):
+            out.raw(b"d")
+            _write_path(out, path)
+            out.mode(mode)
+            out.time(time_ms)
+        case WriteFile(path, data, mode, time_ms):
+            out.raw(b"w")
+            _write_path(out, path)
+            out.mode(mode)
+            out.time(time_ms)
+            out.blob(data)
+        case AppendFile(path, data, time_ms):
+            out.raw(b"a")
+            _write_path(out, path)
+            out.time(time_ms)
+            out.blob(data)
+        case Remove(path, time_ms):
+            out.raw(b"r")
+            _write_path(out, path)
+            out.time(time_ms)
+        case Rename(source, target, time_ms):
+            out.raw(b"m")
+            _write_path(out, source)
+            _write_path(out, target)
+            out.time(time_ms)
+        case WriteDatabase(size, extents):
+            if size > DATABASE_BYTES_MAX:
+                raise ValueError(f"a database of {size} bytes is over {DATABASE_BYTES_MAX}")
+            out.raw(b"q")
+            out.uint(size)
+            out.uint(len(extents))
+            out.records(len(extents))
+            for offset, data in extents:
+                out.uint(offset)
+                out.blob(data)
+
+
+def _write_path(out: Writer, path: Path) -> None:
+    if not all(map(is_name, path)) or length(path) > PATH_BYTES_MAX:
+        raise ValueError(f"{shown(joined(path))} is not a normalised absolute path")
+    out.text(joined(path))
+
+
+def _read_path(reader: Reader) -> Path:
+    start = reader.offset
+    text = reader.text()
+    names = tuple(text[1:].split("/")) if len(text) > 1 else ()
+    if not text.startswith("/") or not all(map(is_name, names)) or length(names) > PATH_BYTES_MAX:
+        raise Malformed(start, "not a normalised absolute path")
+    return names
+
+
+def _read_database(reader: Reader) -> WriteDatabase:
+    start = reader.offset
+    size = reader.uint()
+    if size > DATABASE_BYTES_MAX:
+        raise Malformed(start, f"database of {size} bytes is over {DATABASE_BYTES_MAX}")
+    count = reader.uint()
+    reader.records(count)
+    extents = tuple((reader.uint(), reader.blob()) for _ in range(count))
+    return WriteDatabase(size, extents)
+
+
+def _read_write(reader: Reader) -> WriteFile:
+    path, mode, time_ms = _read_path(reader), reader.mode(), reader.time()
+    return WriteFile(path, reader.blob(), mode, time_ms)
+
+
+def _read_append(reader: Reader) -> AppendFile:
+    path, time_ms = _read_path(reader), reader.time()
+    return AppendFile(path, reader.blob(), time_ms)
+
+
+_DECODERS: Final[dict[bytes, Callable[[Reader], Operation]]] = {
+    b"d": lambda reader: MakeDirectory(_read_path(reader), reader.mode(), reader.time()),
+    b"w": _read_write,
+    b"a": _read_append,
+    b"r": lambda reader: Remove(_read_path(reader), reader.time()),
+    b"m": lambda reader: Rename(_read_path(reader), _read_path(reader), reader.time()),
+    b"q": _read_database,
+}
