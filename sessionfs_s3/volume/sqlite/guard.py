@@ -1,0 +1,285 @@
+"""What a session's SQL may do: the connection's settings, the authorizer, the time limit. Touches one connection.
+
+An agent writes this SQL, so everything is refused that is not known to stay inside the session's own database file:
+SQLite asks the authorizer about every action while it compiles a statement, including what views, triggers, table-
+valued functions and nested statements do. Statements are never cached, so that it is asked each time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from sessionfs_s3.volume.sqlite.records import PAGE_BYTES, Limits, ScratchError, SqlError
+from sessionfs_s3.volume.sqlite.scratch import MACHINE_CODES, primary_code
+from sessionfs_s3.volume.sqlite.script import significant
+
+_PROGRESS_STEPS = 10_000  # virtual machine steps between two looks at the clock: well under 1 ms
+
+# Actions that stay inside the database, from https://www.sqlite.org/c3ref/c_alter_table.html. Whatever is not listed
+# is refused: ATTACH, DETACH, everything TEMP (it would silently be gone after a resume), and what is yet unknown.
+_ACTIONS = frozenset(
+    {
+        sqlite3.SQLITE_ALTER_TABLE,
+        sqlite3.SQLITE_ANALYZE,
+        sqlite3.SQLITE_CREATE_INDEX,
+        sqlite3.SQLITE_CREATE_TABLE,
+        sqlite3.SQLITE_CREATE_TRIGGER,
+        sqlite3.SQLITE_CREATE_VIEW,
+        sqlite3.SQLITE_DELETE,
+        sqlite3.SQLITE_DROP_INDEX,
+        sqlite3.SQLITE_DROP_TABLE,
+        sqlite3.SQLITE_DROP_TRIGGER,
+        sqlite3.SQLITE_DROP_VIEW,
+        sqlite3.SQLITE_DROP_VTABLE,
+        sqlite3.SQLITE_INSERT,
+        sqlite3.SQLITE_READ,
+        sqlite3.SQLITE_RECURSIVE,
+        sqlite3.SQLITE_REINDEX,
+        sqlite3.SQLITE_SELECT,
+        sqlite3.SQLITE_UPDATE,
+    }
+)
+_CREATES = {  # in the database "temp", CREATE TABLE temp.x is no CREATE TEMP TABLE to the authorizer
+    sqlite3.SQLITE_CREATE_INDEX: sqlite3.SQLITE_CREATE_TEMP_INDEX,
+    sqlite3.SQLITE_CREATE_TABLE: sqlite3.SQLITE_CREATE_TEMP_TABLE,
+    sqlite3.SQLITE_CREATE_TRIGGER: sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+    sqlite3.SQLITE_CREATE_VIEW: sqlite3.SQLITE_CREATE_TEMP_VIEW,
+    sqlite3.SQLITE_CREATE_VTABLE: sqlite3.SQLITE_CREATE_TEMP_TABLE,
+}
+_ACTION_NAMES = {
+    sqlite3.SQLITE_ATTACH: "ATTACH (and VACUUM, which attaches)",
+    sqlite3.SQLITE_DETACH: "DETACH",
+    sqlite3.SQLITE_CREATE_TEMP_INDEX: "CREATE TEMP INDEX",
+    sqlite3.SQLITE_CREATE_TEMP_TABLE: "CREATE TEMP TABLE",
+    sqlite3.SQLITE_CREATE_TEMP_TRIGGER: "CREATE TEMP TRIGGER",
+    sqlite3.SQLITE_CREATE_TEMP_VIEW: "CREATE TEMP VIEW",
+}
+_MODULES = frozenset({"fts5", "rtree", "rtree_i32"})
+_FUNCTIONS_REFUSED = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
+_TABLES_REFUSED = frozenset({"sqlite_dbpage"})  # raw pages, writable
+
+_PRAGMAS_ANY = frozenset(  # with or without an argument: a table, an index, a count
+    {
+        "foreign_key_check",
+        "foreign_key_list",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "quick_check",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+        "application_id",
+        "user_version",
+    }
+)
+_PRAGMAS_READ = frozenset(  # without an argument only
+    {
+        "auto_vacuum",
+        "collation_list",
+        "compile_options",
+        "data_version",
+        "encoding",
+        "foreign_keys",
+        "freelist_count",
+        "function_list",
+        "journal_mode",
+        "max_page_count",
+        "page_count",
+        "page_size",
+        "schema_version",
+    }
+)
+
+_REFUSED_WORDS = {
+    "ATTACH": "ATTACH is refused: a session has one database",
+    "DETACH": "DETACH is refused: a session has one database",
+    "VACUUM": "VACUUM is refused: it would write the whole database anew; free pages are reused",
+}
+_TRANSACTION_WORDS = frozenset({"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
+
+
+class Guard:
+    """Stands between the session's SQL and one connection.
+
+    Attributes:
+        inserted: tables that the last statement itself (no trigger) inserts into.
+        updated: whether the last statement itself updates rows: UPDATE, or an upsert.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        """Enforce *limits*, by a *clock* in seconds."""
+        self._limits = limits
+        self._clock = clock
+        self._deadline_s: float | None = None
+        self._cancelled = False
+        self._expired = False
+        self._trusted = False
+        self._refusal: str | None = None
+        self.in_transaction = False
+        self.inserted: set[str] = set()
+        self.updated = False
+
+    def install(self, connection: sqlite3.Connection) -> None:
+        """Settle *connection*: WAL as the log reader needs it, everything in bounds, the authorizer last."""
+        limits = self._limits
+        for pragma in (
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+            "mmap_size = 0",
+            "temp_store = MEMORY",  # nothing outside of the scratch directory
+            "synchronous = OFF",  # durability comes from the session's log; the scratch file may be lost
+            "wal_autocheckpoint = 0",
+            "secure_delete = FAST",  # zeroes what is written anyway, and does not write freed pages just to zero them
+            f"cache_size = -{max(1, limits.cache_bytes // 1024)}",
+            f"max_page_count = {max(1, limits.database_bytes_max // PAGE_BYTES)}",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        for category, value in (
+            (sqlite3.SQLITE_LIMIT_LENGTH, limits.value_bytes_max),
+            (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.sql_bytes_max),
+            (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+            (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000),  # matching is quadratic, and one step to the clock
+            (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 100),
+            (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
+        ):
+            connection.setlimit(category, value)
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, False)
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, False)
+        connection.set_progress_handler(self._progress, _PROGRESS_STEPS)
+        connection.set_authorizer(self._authorize)
+
+    @contextmanager
+    def call(self) -> Generator[None]:
+        """Start the clock for one call, and stop it at its end."""
+        self._cancelled = self._expired = False
+        self._refusal = None
+        self._deadline_s = self._clock() + self._limits.call_s
+        try:
+            yield
+        finally:
+            self._deadline_s = None
+
+    @contextmanager
+    def trusted(self) -> Generator[None]:
+        """Let the engine's own statements through, without a time limit: they are few and short."""
+        self._trusted = True
+        try:
+            yield
+        finally:
+            self._trusted = False
+
+    def cancel(self) -> None:
+        """End the call that is running; safe from another thread."""
+        self._cancelled = True
+
+    def expect(self, statement: str) -> None:
+        """Look at *statement* before SQLite does, for a plainer message than its own and for the clock.
+
+        Raises:
+            SqlError: it begins with a refused word, or the time is up.
+        """
+        self._refusal = None
+        self.inserted.clear()
+        self.updated = False
+        first = next(significant(statement), "")
+        if first in _REFUSED_WORDS:
+            raise SqlError(_REFUSED_WORDS[first], "refused")
+        if first in _TRANSACTION_WORDS:
+            raise SqlError(_transaction_rule(first), "refused")
+        self.check_time()
+
+    def check_time(self) -> None:
+        """Raise SqlError if the call's time is up, or it was cancelled."""
+        if self._progress():
+            raise self._time_error()
+
+    def _time_error(self) -> SqlError:
+        if self._cancelled:
+            return SqlError("the call was cancelled and rolled back", "timeout")
+        return SqlError(f"the call ran for more than {self._limits.call_s:g} s and was rolled back", "timeout")
+
+    def explain(self, failure: Exception) -> SqlError | ScratchError | None:
+        """Return what the caller is told about *failure*, or None if it is none of SQLite's."""
+        if isinstance(failure, SqlError | ScratchError):
+            return failure
+        if isinstance(failure, MemoryError):
+            return ScratchError("out of memory in the session's database")
+        if not isinstance(failure, sqlite3.Error | sqlite3.Warning):
+            return None
+        if self._cancelled or self._expired:
+            return self._time_error()
+        if self._refusal is not None:
+            return SqlError(self._refusal, "refused")
+        primary = primary_code(failure)
+        if primary == sqlite3.SQLITE_FULL:
+            size = self._limits.database_bytes_max
+            return SqlError(f"{failure} (a session's database may have {size:,} bytes; nothing was changed)", "full")
+        if primary in MACHINE_CODES:
+            return ScratchError(f"the session's local database failed: {failure}")
+        if isinstance(failure, sqlite3.ProgrammingError) and "has no name" in str(failure):
+            return SqlError("parameters without a name (?) cannot be given here; use :name")
+        return SqlError(str(failure), "limit" if primary == sqlite3.SQLITE_TOOBIG else "sql")
+
+    def _progress(self) -> int:
+        if self._trusted or self._deadline_s is None:
+            return 0
+        self._expired = self._expired or self._clock() > self._deadline_s
+        return int(self._expired or self._cancelled)
+
+    def _authorize(
+        self, action: int, first: str | None, second: str | None, database: str | None, inner: str | None
+    ) -> int:
+        if self._trusted:
+            return sqlite3.SQLITE_OK
+        if database == "temp":
+            action = _CREATES.get(action, action)
+        refusal = self._rule(action, first or "", second, inner is None)
+        if refusal is None:
+            return sqlite3.SQLITE_OK
+        self._refusal = refusal
+        return sqlite3.SQLITE_DENY
+
+    def _rule(self, action: int, first: str, second: str | None, outermost: bool) -> str | None:
+        """Return why *action* is refused, or None; *first* and *second* are the authorizer's arguments."""
+        if action == sqlite3.SQLITE_INSERT and outermost:
+            self.inserted.add(first)
+        elif action == sqlite3.SQLITE_UPDATE and outermost:
+            self.updated = True
+        if action in _ACTIONS:
+            return f"the table {first} is refused" if first.lower() in _TABLES_REFUSED else None
+        if action == sqlite3.SQLITE_FUNCTION:
+            return f"the function {second} is refused" if (second or "").lower() in _FUNCTIONS_REFUSED else None
+        if action == sqlite3.SQLITE_PRAGMA:
+            return self._pragma_rule(first.lower(), second)
+        if action == sqlite3.SQLITE_CREATE_VTABLE:
+            if (second or "").lower() in _MODULES:
+                return None
+            return f"virtual tables of {second} are refused; there are {', '.join(sorted(_MODULES))}"
+        if action in (sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT):
+            return _transaction_rule(first)
+        return f"{_ACTION_NAMES.get(action, f'action {action}')} is refused: a session has one database, kept for good"
+
+    def _pragma_rule(self, name: str, value: str | None) -> str | None:
+        if name in _PRAGMAS_ANY or (name in _PRAGMAS_READ and value is None):
+            return None
+        if name == "journal_mode" and (value or "").lower() == "wal":
+            return None  # a common line of scripts, and true already
+        if name == "foreign_keys":
+            if not self.in_transaction:
+                return None
+            return "PRAGMA foreign_keys has no effect inside a script or transaction: send it as a statement of its own"
+        return f"PRAGMA {name}{'' if value is None else ' = ' + value} is refused"
+
+
+def _transaction_rule(word: str) -> str:
+    return (
+        f"{word} is refused here: each call is a transaction of its own; send what belongs together as one script"
+        " or as one transaction"
+    )

@@ -1,0 +1,154 @@
+"""Reading what a commit added to SQLite's write-ahead log. Reads the ``-wal`` and ``-shm`` files, writes nothing.
+
+Which frames are committed
+--------------------------
+The log file alone does not say it. Behind the last commit may stand frames of a transaction that outgrew the page cache
+and was rolled back: their salts match, and their checksums continue the chain. A later, shorter commit overwrites only
+the first of them. A commit whose very last step failed leaves a whole commit behind. And SQLite before 3.44 or so
+commits frames without salt and checksum, when a savepoint is rolled back that had overwritten a spilled page; crash
+recovery, which reads salts, cumulative checksums and commit flags, would lose that commit. (It would also take 0.3 ms
+for each page in Python.)
+
+SQLite's own readers trust none of that, but the *wal-index* in shared memory: its ``mxFrame`` is the last committed
+frame, published as the last step of a commit and never by a rollback. So does this module. A commit's frames are those
+after the ``mxFrame`` seen before it, up to the one seen after it; that the last of them carries the commit flag and
+the database's size is checked, and that none belongs to another log.
+
+The layout of both is fixed: processes with different versions of SQLite may share them. See
+https://www.sqlite.org/walformat.html and https://www.sqlite.org/fileformat2.html#the_write_ahead_log.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from sessionfs_s3.volume.sqlite.records import PAGE_BYTES
+
+_INDEX_VERSION = 3007000
+_INDEX_HEADER = struct.Struct("=I8xB3xII8x8s8x")  # version, initialised, mxFrame, pages, salt; in native order
+_LOG_HEADER_BYTES = 32
+_FRAME_HEADER = struct.Struct(">II8s8x")  # page number, pages after commit or 0, salt; big-endian
+_NO_SALT = bytes(8)
+_FRAME_BYTES = _FRAME_HEADER.size + PAGE_BYTES
+_FRAMES_READ_MAX = 256  # about 1 MiB at a time
+
+
+class UnexpectedLog(Exception):
+    """The log and its index contradict each other or this module; nothing read from them may be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of the log: everything up to it is committed.
+
+    Attributes:
+        salt: changes whenever the log starts over.
+        frames: committed frames in the log (``mxFrame``).
+        pages: size of the database then, in pages.
+    """
+
+    salt: bytes
+    frames: int
+    pages: int
+
+    @property
+    def log_bytes(self) -> int:
+        """Length of the log up to here, in bytes."""
+        return _LOG_HEADER_BYTES + self.frames * _FRAME_BYTES if self.frames else 0
+
+
+class WalReader:
+    """Follows the log of one open database.
+
+    Must be closed after the connection: closing any descriptor of the ``-shm`` file drops the process's POSIX locks on
+    it, the connection's included.
+    """
+
+    def __init__(self, database: Path) -> None:
+        """Follow the log of *database*, whose connection has read it at least once, so that both files exist."""
+        self._log_path = database.with_name(database.name + "-wal")
+        self._log: IO[bytes] = self._log_path.open("rb", buffering=0)
+        try:
+            self._index_file: IO[bytes] = database.with_name(database.name + "-shm").open("rb", buffering=0)
+            try:
+                length = 2 * _INDEX_HEADER.size
+                self._index = mmap.mmap(self._index_file.fileno(), length, access=mmap.ACCESS_READ)
+            except BaseException:
+                self._index_file.close()
+                raise
+        except BaseException:
+            self._log.close()
+            raise
+
+    def mark(self) -> Mark:
+        """Return the last commit, as SQLite's readers would see it.
+
+        Raises:
+            UnexpectedLog: the wal-index is not initialised, or has an unknown version.
+        """
+        size = _INDEX_HEADER.size
+        first, second = self._index[:size], self._index[size : 2 * size]
+        version, initialised, frames, pages, salt = _INDEX_HEADER.unpack(first)
+        # Two copies are written one after the other; they differ only while a writer is at work, and none is now.
+        if first != second or version != _INDEX_VERSION or not initialised:
+            raise UnexpectedLog(f"the wal-index header is not usable (version {version}, initialised {initialised})")
+        return Mark(salt, frames, pages)
+
+    def written_bytes(self) -> int:
+        """Return the length of the log file: commits, what the open transaction has spilled, and leftovers."""
+        return self._log_path.stat().st_size
+
+    def pages(self, since: Mark, until: Mark) -> dict[int, bytes]:
+        """Return the newest contents of every page written after *since* and up to *until*, by page number from 1.
+
+        Raises:
+            UnexpectedLog: a frame does not belong to this log, or the last one is not the commit that *until* names.
+        """
+        done = since.frames if since.salt == until.salt else 0
+        newest: dict[int, bytes] = {}
+        commit = until.pages
+        while done < until.frames:
+            count = min(until.frames - done, _FRAMES_READ_MAX)
+            chunk = self._read(_LOG_HEADER_BYTES + done * _FRAME_BYTES, count * _FRAME_BYTES)
+            for start in range(0, len(chunk), _FRAME_BYTES):
+                page, commit, salt = _FRAME_HEADER.unpack_from(chunk, start)
+                if page == 0 or salt not in (until.salt, _NO_SALT):
+                    raise UnexpectedLog(f"frame {done + 1 + start // _FRAME_BYTES} belongs to another log")
+                newest[page] = chunk[start + _FRAME_HEADER.size : start + _FRAME_BYTES]
+            done += count
+        if commit != until.pages:
+            raise UnexpectedLog(f"frame {until.frames} is not the last commit")
+        # A transaction that shrinks the database may have spilled pages that it then gave up.
+        return {page: contents for page, contents in newest.items() if page <= until.pages}
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self._log.seek(offset)
+        chunk = b""
+        while len(chunk) < length:
+            more = self._log.read(length - len(chunk))
+            if not more:
+                raise UnexpectedLog(f"the log ends at byte {offset + len(chunk)}, before its last commit")
+            chunk += more
+        return chunk
+
+    def close(self) -> None:
+        """Let go of both files."""
+        self._index.close()
+        self._index_file.close()
+        self._log.close()
+
+
+def merge(pages: dict[int, bytes]) -> tuple[tuple[int, bytes], ...]:
+    """Return *pages* as extents: ``(offset in bytes, contents)``, ascending, neighbours merged."""
+    runs: list[tuple[int, list[bytes]]] = []
+    following = 0
+    for page in sorted(pages):
+        if page != following:
+            runs.append(((page - 1) * PAGE_BYTES, []))
+        runs[-1][1].append(pages[page])
+        following = page + 1
+    return tuple((offset, b"".join(contents)) for offset, contents in runs)
