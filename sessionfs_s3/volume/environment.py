@@ -1,0 +1,65 @@
+"""What the engine takes from the machine besides the store: clocks, randomness, threads, scratch directories.
+
+The only module of ``volume`` that may import them. Waiting goes through the event loop's own timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class RunInThread(Protocol):
+    """Runs a blocking function off the event loop and returns what it returns."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Start *function* in a thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine as the engine sees it.
+
+    Attributes:
+        wall_ms: the time of day, in milliseconds since the Unix epoch.
+        uptime_s: seconds since any fixed moment, on a clock that goes on while the machine is suspended.
+        random_bytes: that many unpredictable bytes.
+        uniform: a number between 0 and 1, for jitter.
+        run_in_thread: runs a blocking function off the event loop.
+        scratch_directory: makes a new private directory (mode 0700) for files that may vanish at any time.
+    """
+
+    wall_ms: Callable[[], int]
+    uptime_s: Callable[[], float]
+    random_bytes: Callable[[int], bytes]
+    uniform: Callable[[], float]
+    run_in_thread: RunInThread
+    scratch_directory: Callable[[], Path]
+
+
+def system_environment() -> Environment:
+    """Return the environment of this process and machine."""
+    return Environment(
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+        uptime_s=_uptime_s,
+        random_bytes=secrets.token_bytes,
+        uniform=random.random,
+        run_in_thread=asyncio.to_thread,
+        scratch_directory=lambda: Path(tempfile.mkdtemp(prefix="sessionfs-")),
+    )
+
+
+def _uptime_s() -> float:
+    # Linux's monotonic clock stops during suspend; CLOCK_BOOTTIME does not. macOS's monotonic clock goes on by itself.
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

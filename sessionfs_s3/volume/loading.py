@@ -1,0 +1,176 @@
+"""Reading a log: one listing, then everything that is needed at once, then the proof that it fits together."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sessionfs_s3.errors import Corrupt, KeyNotFound
+from sessionfs_s3.format import Kind, SessionKeys, decode_snapshot, parse_log_name
+from sessionfs_s3.store.protocol import Page, Store
+from sessionfs_s3.volume import retry
+from sessionfs_s3.volume.environment import Environment
+from sessionfs_s3.volume.retry import Patience
+from sessionfs_s3.volume.state import EMPTY_STATE, State, replay
+
+T = TypeVar("T")
+
+_FETCHES_AT_ONCE: Final = 32
+"""Parallel GETs of one load: half of the connections that the S3 client keeps, so that one load leaves room."""
+
+_LISTINGS_MAX: Final = 5
+"""Listings of one load before a log that does not hold still counts as broken."""
+
+_THREAD_BYTES_MIN: Final = 256 * 1024
+"""From this size on an object is decoded in a thread: below, the hop costs more than the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a listing of a log shows: the newest snapshot and the commits after it, newest last.
+
+    Attributes:
+        snapshot: the number of the newest snapshot, 0 when there is none.
+        commits: the sizes in bytes of the commits after it, by number, ascending.
+    """
+
+    snapshot: int
+    commits: Mapping[int, int]
+
+    @property
+    def head(self) -> int:
+        """The number of the last commit; 0 for a session that does not exist."""
+        return max(self.commits, default=self.snapshot)
+
+
+class LogReader:
+    """Reads one session's log."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: SessionKeys,
+        environment: Environment,
+        patience: Patience,
+    ) -> None:
+        """Read the objects named by *keys* from *store*."""
+        self._store = store
+        self._keys = keys
+        self._environment = environment
+        self._patience = patience
+
+    async def listing(self) -> Listing:
+        """List the log: one request, unless more than a page of commits was written since the last snapshot.
+
+        Raises:
+            Unavailable, Refused: the store does not answer, or refuses. It never looks like an empty log.
+        """
+        commits: dict[int, int] = {}
+        snapshot = 0
+        cursor: str | None = None
+        while True:
+            page = await self._list_page(cursor)
+            for entry in page.entries:
+                name = parse_log_name(entry.key.removeprefix(self._keys.log))
+                if name is None:
+                    continue
+                if name.kind is Kind.SNAPSHOT:
+                    snapshot = max(snapshot, name.sequence)
+                else:
+                    commits[name.sequence] = entry.size
+            cursor = page.cursor
+            # Names descend with the sequence number: in a sorted listing nothing after the first snapshot matters.
+            if cursor is None or (snapshot and self._store.lists_sorted):
+                after = {number: commits[number] for number in sorted(commits) if number > snapshot}
+                return Listing(snapshot, after)
+
+    async def load(self, known: State = EMPTY_STATE) -> State:
+        """Return the session's state, reading only what is newer than *known*.
+
+        Raises:
+            Corrupt: an object is damaged or missing, or the log does not fit together.
+            Unavailable, Refused: the store does not answer, or refuses.
+        """
+        return await self.advance(known, await self.listing())
+
+    async def advance(self, known: State, listing: Listing) -> State:
+        """Return the state that *listing* shows, reading only what is newer than *known*. Raises as :meth:`load`."""
+        missing = ""
+        for _ in range(_LISTINGS_MAX):
+            try:
+                return await self._follow(known, listing)
+            except KeyNotFound as answer:
+                missing = answer.key
+            except Corrupt:
+                # What was known may belong to a session of the same name that was deleted since.
+                if known is EMPTY_STATE:
+                    raise
+            known, listing = EMPTY_STATE, await self.listing()
+        raise Corrupt(missing, 0, f"missing from the log in {_LISTINGS_MAX} listings")
+
+    async def _follow(self, known: State, listing: Listing) -> State:
+        base = self._base(known, listing)
+        keys = [self._keys.commit(number) for number in range(base + 1, listing.head + 1)]
+        gate = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        if base in (0, known.head.sequence):
+            state = known if base else EMPTY_STATE
+            objects = await _all(self._fetch(key, gate) for key in keys)
+        else:
+            key = self._keys.snapshot(base)
+            data, *objects = await _all(self._fetch(each, gate) for each in (key, *keys))
+            snapshot = await self._worked(len(data), functools.partial(decode_snapshot, key, data, sequence=base))
+            state = State.of_snapshot(snapshot, len(data))
+        for key, data in zip(keys, objects, strict=True):
+            state = await self._worked(len(data), functools.partial(replay, state, key, data))
+        return state
+
+    def _base(self, known: State, listing: Listing) -> int:
+        """Return the number to read on from: that of *known* where the log still joins it, else the snapshot's.
+
+        Raises:
+            KeyNotFound: a commit after it is missing from the listing.
+        """
+        joins = listing.snapshot <= known.head.sequence <= listing.head
+        base = known.head.sequence if joins else listing.snapshot
+        for number in range(base + 1, listing.head + 1):
+            if number not in listing.commits:
+                raise KeyNotFound(self._keys.commit(number))
+        return base
+
+    async def _list_page(self, cursor: str | None) -> Page:
+        prefix = self._keys.log
+        return await retry.read(
+            f"listing {prefix}",
+            lambda: self._store.list(prefix, cursor=cursor),
+            self._patience,
+            self._environment,
+        )
+
+    async def _fetch(self, key: str, gate: asyncio.Semaphore) -> bytes:
+        async with gate:
+            fetched = await retry.read(
+                f"reading {key}",
+                lambda: self._store.get(key),
+                self._patience,
+                self._environment,
+            )
+        return fetched.data
+
+    async def _worked(self, size: int, work: Callable[[], T]) -> T:
+        """Return what *work* on an object of *size* bytes returns; in a thread when it is large."""
+        return work() if size < _THREAD_BYTES_MIN else await self._environment.run_in_thread(work)
+
+
+async def _all(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all answers in order; the first failure cancels the rest."""
+    tasks = [asyncio.ensure_future(request) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,242 @@
+"""Writing a log: a claim opens an epoch, every commit takes the next slot, and whoever finds it taken is fenced.
+
+One conditional PUT is the whole protocol. ``docs/decisions/0001-log-of-slots.md`` says why it is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from sessionfs_s3.errors import (
+    CommitUnknown,
+    Conflict,
+    Corrupt,
+    Denied,
+    Fenced,
+    KeyNotFound,
+    NoAnswer,
+    PreconditionFailed,
+    Refused,
+    StoreAnswer,
+    Unavailable,
+)
+from sessionfs_s3.format import (
+    CHAIN_START,
+    Commit,
+    SessionKeys,
+    decode_commit,
+    encode_commit,
+    next_chain,
+)
+from sessionfs_s3.fs import Operation, Tree
+from sessionfs_s3.fs.operations import payload_bytes
+from sessionfs_s3.store.protocol import IF_ABSENT, Store
+from sessionfs_s3.volume.environment import Environment
+from sessionfs_s3.volume.loading import Listing, LogReader
+from sessionfs_s3.volume.options import VolumeOptions
+from sessionfs_s3.volume.state import EMPTY_STATE, Head, State
+
+_ID_BYTES: Final = 16
+_THREAD_BYTES_MIN: Final = 256 * 1024
+
+
+class SessionLog:
+    """One writer's view of a session's log. One append at a time: so there are no gaps.
+
+    Attributes:
+        reader: reads the same log.
+        writer: this writer's identity, 16 random bytes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keys: SessionKeys,
+        environment: Environment,
+        options: VolumeOptions,
+    ) -> None:
+        """Write the objects named by *keys* to *store*."""
+        self.reader = LogReader(store, keys, environment, options.patience)
+        self.writer = environment.random_bytes(_ID_BYTES)
+        self._store = store
+        self._keys = keys
+        self._environment = environment
+        self._options = options
+        self._listed_s = 0.0
+
+    async def open(self) -> State:
+        """Load the session and claim it: one listing, then the reads and the claim side by side.
+
+        A session that does not exist is claimed by its first commit instead. When somebody else commits first, what
+        they wrote is read and the next slot claimed, until the deadline.
+
+        Raises:
+            Unavailable: the store does not answer, or the claim kept losing, for the whole deadline.
+            CommitUnknown: the fate of the claim is unknown. Nothing of the session changed either way.
+            Refused, Corrupt: as in :meth:`LogReader.load`.
+        """
+        state = EMPTY_STATE
+        deadline_s = self._options.patience.deadline_s
+        until_s = self._environment.uptime_s() + deadline_s
+        tries = 0
+        while not tries or self._environment.uptime_s() < until_s:
+            tries += 1
+            self._listed_s = self._environment.uptime_s()
+            listing = await self.reader.listing()
+            if not listing.head:
+                return EMPTY_STATE
+            claimed, loaded = await asyncio.gather(
+                self._claim(listing),
+                self.reader.advance(state, listing),
+                return_exceptions=True,
+            )
+            # The claim has to be over before the read's failure is raised: nothing may go on in the background.
+            for outcome in (loaded, claimed):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            assert isinstance(loaded, State)
+            state = loaded
+            if isinstance(claimed, tuple):
+                commit, digest, size = claimed
+                if state.head.sequence == listing.head and not self._too_late():
+                    chain = next_chain(state.head.chain, digest)
+                    return state.advanced(self._head(commit, chain), state.tree, size)
+            await self._options.patience.pause(self._environment, tries)
+        raise Unavailable(f"claiming {self._keys.prefix}: other writers were first for {deadline_s:g} s")
+
+    async def append(self, state: State, operations: Sequence[Operation], tree: Tree) -> State:
+        """Commit *operations*, which turn the tree of *state* into *tree*, and return the state after it.
+
+        Raises:
+            Fenced: another writer has claimed the session; nothing was stored.
+            CommitUnknown: it may or may not be stored.
+            Unavailable, Refused: nothing was stored.
+            Corrupt: an object that no writer could have put there stands in the slot.
+        """
+        first = not state.head.sequence
+        if first:
+            await self._check_still_absent()
+        sequence = state.head.sequence + 1
+        commit = Commit(
+            sequence=sequence,
+            epoch=sequence if first else state.head.epoch,
+            writer=self.writer,
+            nonce=self._environment.random_bytes(_ID_BYTES),
+            chain=state.head.chain,
+            time_ms=self._environment.wall_ms(),
+            claim=first,
+            operations=tuple(operations),
+        )
+        data, digest = await self._encoded(commit)
+        other = await self._put(commit, data)
+        if other is not None:
+            raise self._fenced(other)
+        if first and self._too_late():
+            raise CommitUnknown(f"{self._keys.prefix}: the first commit was answered too late to count")
+        return state.advanced(self._head(commit, next_chain(state.head.chain, digest)), tree, len(data))
+
+    async def _claim(self, listing: Listing) -> tuple[Commit, bytes, int] | None:
+        """Put a claim into the slot after *listing*; return it, its digest and its size, or None if that was taken."""
+        sequence = listing.head + 1
+        commit = Commit(
+            sequence=sequence,
+            epoch=sequence,
+            writer=self.writer,
+            nonce=self._environment.random_bytes(_ID_BYTES),
+            chain=CHAIN_START,
+            time_ms=self._environment.wall_ms(),
+            claim=True,
+            operations=(),
+        )
+        data, digest = encode_commit(commit)
+        return (commit, digest, len(data)) if await self._put(commit, data) is None else None
+
+    async def _put(self, commit: Commit, data: bytes) -> Commit | None:
+        """Put *data*, which encodes *commit*, into its slot; return None, or the commit of another that stands there.
+
+        Every try sends the same bytes to the same slot, so that a try whose answer was lost is found again by its
+        writer and nonce.
+        """
+        key = self._keys.commit(commit.sequence)
+        patience = self._options.patience
+        perhaps_stored = False
+        last: StoreAnswer | None = None
+        tries = 0
+        try:
+            async with asyncio.timeout(patience.deadline_s):
+                while True:
+                    tries += 1
+                    perhaps_stored_before, perhaps_stored = perhaps_stored, True
+                    try:
+                        await self._store.put(key, data, condition=IF_ABSENT)
+                        return None
+                    except Conflict as answer:
+                        last, perhaps_stored = answer, perhaps_stored_before
+                    except Denied as answer:
+                        if perhaps_stored_before:
+                            raise CommitUnknown(f"committing {key}: an earlier try may be stored: {answer}") from answer
+                        raise Refused(f"committing {key}: the store refuses: {answer}") from answer
+                    except NoAnswer as answer:
+                        last = answer
+                    except PreconditionFailed as answer:
+                        last = answer
+                        found = await self._standing(key, commit.sequence)
+                        if found is not None:
+                            return None if _same(found, commit) else found
+                    await patience.pause(self._environment, tries)
+        except TimeoutError:
+            told = f"no answer in {patience.deadline_s:g} s and {tries} tries: {last or 'none at all'}"
+            if perhaps_stored:
+                raise CommitUnknown(f"committing {key}: {told}") from None
+            raise Unavailable(f"committing {key}: {told}") from None
+
+    async def _standing(self, key: str, sequence: int) -> Commit | None:
+        """Return the commit that stands in a taken slot; None, for another try, when the store does not show one."""
+        try:
+            fetched = await self._store.get(key)
+        except (KeyNotFound, NoAnswer, Conflict):
+            return None
+        except Denied as answer:
+            raise CommitUnknown(f"committing {key}: the slot is taken, by whom cannot be read: {answer}") from answer
+        return decode_commit(key, fetched.data, sequence=sequence)[0]
+
+    async def _check_still_absent(self) -> None:
+        """Make sure that a first commit goes where nothing ever was, however long ago the session was looked for."""
+        if self._environment.uptime_s() - self._listed_s > self._options.claim_answer_s_max / 2:
+            listed_s = self._environment.uptime_s()
+            listing = await self.reader.listing()
+            if listing.head:
+                raise Fenced(f"{self._keys.prefix}: another writer created the session (commit {listing.head})")
+            self._listed_s = listed_s
+
+    def _too_late(self) -> bool:
+        return self._environment.uptime_s() - self._listed_s > self._options.claim_answer_s_max
+
+    def _head(self, commit: Commit, chain: bytes) -> Head:
+        return Head(commit.sequence, commit.epoch, commit.writer, chain, commit.time_ms)
+
+    def _fenced(self, other: Commit) -> Fenced | Corrupt:
+        if not other.claim:
+            return Corrupt(
+                self._keys.commit(other.sequence),
+                72,
+                f"written in epoch {other.epoch} without a claim",
+            )
+        at = datetime.fromtimestamp(other.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        return Fenced(
+            f"{self._keys.prefix}: taken over by writer {other.writer.hex()} in epoch {other.epoch} at {at}; "
+            "nothing more of this writer is stored"
+        )
+
+    async def _encoded(self, commit: Commit) -> tuple[bytes, bytes]:
+        if sum(map(payload_bytes, commit.operations)) < _THREAD_BYTES_MIN:
+            return encode_commit(commit)
+        return await self._environment.run_in_thread(functools.partial(encode_commit, commit))
+
+
+def _same(found: Commit, commit: Commit) -> bool:
+    return (found.writer, found.nonce) == (commit.writer, commit.nonce)

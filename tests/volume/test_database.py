@@ -1,0 +1,142 @@
+"""SQLite over the log: a commit of the database is a commit of the log, or it is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sessionfs_s3.errors import CommitUnknown, Fenced
+from sessionfs_s3.testing.faults import Fate, Fault, FaultyStore
+from sessionfs_s3.volume import Environment, Volume
+from sessionfs_s3.volume.sqlite import SqlError, Statement
+from tests.volume.conftest import OpenVolume
+
+
+async def _count(volume: Volume) -> object:
+    result = await volume.sqlite_query("query", "SELECT count(*) AS n FROM t")
+    assert result is not None
+    return result.rows[0]["n"]
+
+
+async def _table(open_volume: OpenVolume) -> Volume:
+    volume = await open_volume()
+    assert await volume.sqlite_exists() is False
+    await volume.sqlite_query("exec", "CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT)")
+    assert await volume.sqlite_exists() is True
+    return volume
+
+
+async def test_an_acknowledged_row_is_there_on_another_replica(store: FaultyStore, open_volume: OpenVolume) -> None:
+    first = await _table(open_volume)
+    result = await first.sqlite_query("run", "INSERT INTO t (x) VALUES (:x)", {":x": "hello"})
+    assert result is not None
+    assert (result.rows_affected, result.last_insert_rowid) == (1, 1)
+    second = await open_volume()
+    found = await second.sqlite_query("query", "SELECT * FROM t")
+    assert found is not None
+    assert found.rows == ({"id": 1, "x": "hello"},)
+
+
+async def test_each_statement_is_one_commit_and_a_query_none(store: FaultyStore, open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    store.requests.clear()
+    await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('a')")
+    await volume.sqlite_transaction(
+        [Statement("run", "INSERT INTO t (x) VALUES (:x)", {"x": str(n)}) for n in range(10)]
+    )
+    assert await _count(volume) == 11
+    await volume.sqlite_query("exec", "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x TEXT)")
+    await volume.sqlite_query("run", "DELETE FROM t WHERE id = 1000")
+    assert store.requests == [("PUT", key) for _, key in store.requests]
+    assert len(store.requests) == 2
+
+
+async def test_sql_that_fails_changes_nothing(store: FaultyStore, open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    store.requests.clear()
+    with pytest.raises(SqlError):
+        await volume.sqlite_query("run", "INSERT INTO nothing VALUES (1)")
+    with pytest.raises(SqlError):
+        await volume.sqlite_transaction(
+            [
+                Statement("run", "INSERT INTO t (x) VALUES ('a')", None),
+                Statement("run", "INSERT INTO t (y) VALUES (1)", None),
+            ]
+        )
+    assert await _count(volume) == 0
+    assert store.requests == []
+
+
+async def test_a_row_that_was_not_stored_is_not_served(store: FaultyStore, open_volume: OpenVolume) -> None:
+    first = await _table(open_volume)
+    second = await open_volume()
+    with pytest.raises(Fenced):
+        await first.sqlite_query("run", "INSERT INTO t (x) VALUES ('late')")
+    with pytest.raises(Fenced):
+        await _count(first)
+    assert await _count(second) == 0
+
+
+async def test_the_unknown_fate_of_a_row_is_reported_as_that(store: FaultyStore, open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    store.inject(Fault("PUT", Fate.LOST_ANSWER))
+    store.inject(Fault("PUT", Fate.LOST_REQUEST, times=10_000))
+    with pytest.raises(CommitUnknown):
+        await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('perhaps')")
+    store.faults.clear()
+    assert await _count(await open_volume()) == 1
+
+
+async def test_files_and_rows_are_one_order(open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    await asyncio.gather(
+        *(volume.append_file("/log", f"{n},") for n in range(20)),
+        *(volume.sqlite_query("run", "INSERT INTO t (x) VALUES (:n)", {"n": str(n)}) for n in range(20)),
+    )
+    again = await open_volume()
+    assert await _count(again) == 20
+    assert len((await again.read_file("/log")).split(",")) == 21
+
+
+async def test_scratch_files_go_with_the_volume(
+    open_volume: OpenVolume, environment: Environment, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    made: list[Path] = []
+
+    def scratch() -> Path:
+        made.append(tmp_path / f"scratch-{len(made)}")
+        made[-1].mkdir(mode=0o700)
+        return made[-1]
+
+    volume = await open_volume(environment=replace(environment, scratch_directory=scratch))
+    await volume.sqlite_query("exec", "CREATE TABLE t (x)")
+    assert [each.exists() for each in made] == [True]
+    await volume.aclose()
+    assert [each.exists() for each in made] == [False]
+
+
+async def test_a_reader_follows_the_database(open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    reader = await open_volume(read_only=True)
+    assert await _count(reader) == 0
+    await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('a')")
+    assert await _count(reader) == 0
+    await reader.refresh()
+    assert await _count(reader) == 1
+
+
+async def test_a_caller_who_gives_up_leaves_the_database_usable(store: FaultyStore, open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    gate = asyncio.Event()
+    fault = store.inject(Fault("PUT", gate=gate))
+    insert = asyncio.create_task(volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('a')"))
+    await fault.reached.wait()
+    insert.cancel()
+    second = asyncio.create_task(volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('b')"))
+    gate.set()
+    await second
+    assert await _count(volume) == 2
