@@ -1,0 +1,128 @@
+"""Every setting, in one model: from arguments, the environment (``SESSIONFS_*``) or a TOML file, in this order.
+
+The TOML file is the one that ``SESSIONFS_CONFIG`` names. A value that is not acceptable is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from sessionfs_s3.errors import InvalidInput
+from sessionfs_s3.fs import joined, parse
+from sessionfs_s3.volume import VolumeOptions
+from sessionfs_s3.volume.retry import Patience
+
+CONFIG_VARIABLE = "SESSIONFS_CONFIG"
+
+
+class Settings(BaseSettings):
+    """How a session file system behaves. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="SESSIONFS_", extra="forbid", frozen=True)
+
+    working_directory: str = Field(
+        default="/workspace",
+        description="Where the agent's tools work; exists from the start.",
+    )
+    session_state_path: str = Field(
+        default="/session-state",
+        description="Where the runtime keeps the conversation; exists from the start.",
+    )
+    durability: Literal["born", "strict"] = Field(
+        default="born",
+        description=(
+            "'born': what comes before the session's first message is acknowledged at once, because no runtime could "
+            "resume the session yet, and everything else when it is stored. 'strict': all of it when it is stored."
+        ),
+    )
+    deadline_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=600,
+        description="How long one verb may take with all its tries before it fails.",
+    )
+    linger_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=60,
+        description="How long changes before the first message wait for company.",
+    )
+    snapshot_commits: int = Field(
+        default=64,
+        ge=1,
+        le=512,
+        description="Commits after which a snapshot is written.",
+    )
+    snapshot_bytes_min: int = Field(
+        default=256 * 1024,
+        ge=1024,
+        description="Bytes of commits after which a snapshot is written, at the least.",
+    )
+
+    @field_validator("working_directory", "session_state_path")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value.startswith("/"):
+            raise ValueError("must be an absolute POSIX path")
+        try:
+            path = parse(value)
+        except OSError as error:
+            raise ValueError(error.strerror) from None
+        if not path:
+            raise ValueError("must not be the root")
+        return joined(path)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments before the environment before the file."""
+        del dotenv_settings, file_secret_settings
+        file = os.environ.get(CONFIG_VARIABLE)
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
+
+    @classmethod
+    def load(cls, **arguments: object) -> Settings:
+        """Return the settings in force, *arguments* first.
+
+        Raises:
+            InvalidInput: a setting is unknown or not acceptable, or the file cannot be read.
+        """
+        file = os.environ.get(CONFIG_VARIABLE)
+        if file and not Path(file).is_file():
+            raise InvalidInput(CONFIG_VARIABLE, file, "must name a readable TOML file")
+        try:
+            return cls(**cast("dict[str, Any]", arguments))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "settings"
+            rule = first["msg"].removeprefix("Value error, ")
+            raise InvalidInput(f"setting {name}", first.get("input"), rule) from None
+        except ValueError as error:
+            raise InvalidInput(CONFIG_VARIABLE, file, f"must be a valid TOML file: {error}") from None
+
+    def volume_options(self) -> VolumeOptions:
+        """Return the part of the settings that a volume works with."""
+        return VolumeOptions(
+            patience=Patience(deadline_s=self.deadline_s),
+            directories=(self.working_directory, self.session_state_path),
+            linger_s=self.linger_s,
+            snapshot_commits=self.snapshot_commits,
+            snapshot_bytes_min=self.snapshot_bytes_min,
+        )
