@@ -1,4 +1,8 @@
-"""Fixtures about stores that tests of every layer share: S3 servers, and this machine's AWS settings kept out."""
+"""Fixtures about stores that tests of every layer share: S3 servers, and this machine's AWS settings kept out.
+
+Each worker of pytest-xdist starts the servers that its tests ask for. A test that is marked with its server's group
+(``xdist_group("moto")``) runs where that server runs already.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Object stores: the protocol of five verbs, its adapters, and opening one by URL."""
 
+from typing import TYPE_CHECKING
+
 from sessionfs_s3.store.local import LocalStore
 from sessionfs_s3.store.memory import MemoryStore
 from sessionfs_s3.store.metered import MeteredStore, Request, RequestCounts, RequestLog, Tally, Verb
@@ -16,9 +18,11 @@ from sessionfs_s3.store.protocol import (
     Store,
     Unconditional,
 )
-from sessionfs_s3.store.s3 import S3Store
-from sessionfs_s3.store.s3_client import ClientSettings
+from sessionfs_s3.store.s3_settings import ClientSettings
 from sessionfs_s3.store.url import open_store, parse_store_url
+
+if TYPE_CHECKING:
+    from sessionfs_s3.store.s3 import S3Store
 
 __all__ = [
     "IF_ABSENT",
@@ -45,3 +49,12 @@ __all__ = [
     "open_store",
     "parse_store_url",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The S3 client takes most of a second to import: whoever opens a directory does not pay for it.
+    if name != "S3Store":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sessionfs_s3.store.s3 import S3Store
+
+    return S3Store

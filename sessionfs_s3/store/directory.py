@@ -1,5 +1,7 @@
 """A directory as an object store, blocking: each key is the file of that name. Touches its own directory only.
 
+(And what directories somebody else has linked into it: it makes no symbolic links, and lists none.)
+
 How its promises are kept:
 
 * *Whole or not at all*: contents are written to a temporary file, synced, and then given their name in one system
@@ -52,7 +54,7 @@ _PLACE_ATTEMPTS_MAX: Final = 100
 class Directory:
     """The directory *root*. Every method may block, may be called from any thread, and is correct across processes.
 
-    Methods raise :class:`~sessionfs_s3.errors.StoreAnswer` errors, or an ``OSError`` when nothing was changed.
+    Methods raise :class:`~sessionfs_s3.errors.StoreAnswer` errors, or an ``OSError``; a put, when nothing was stored.
     """
 
     def __init__(self, root: Path) -> None:
@@ -290,7 +292,8 @@ class Directory:
 
     @contextlib.contextmanager
     def _opened(self, folder: str) -> Generator[int]:
-        descriptor = os.open(folder or ".", _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root)
+        # Without the slash, which would have a link followed.
+        descriptor = os.open(folder.rstrip("/") or ".", _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root)
         try:
             yield descriptor
         finally:

@@ -20,7 +20,8 @@ from sessionfs_s3.errors import Closed, Denied, NoAnswer
 from sessionfs_s3.store.arguments import check_key, check_keys, check_listing, check_span
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Condition, Entry, Fetched, IfAbsent, IfMatches, Page
 from sessionfs_s3.store.s3_answers import Asked, answers, from_code
-from sessionfs_s3.store.s3_client import ClientSettings, open_client
+from sessionfs_s3.store.s3_client import open_client
+from sessionfs_s3.store.s3_settings import ClientSettings
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client

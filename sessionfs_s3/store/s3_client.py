@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -29,6 +28,7 @@ from botocore.loaders import Loader, create_loader
 from botocore.model import OperationModel
 
 from sessionfs_s3.errors import Denied, NoAnswer
+from sessionfs_s3.store.s3_settings import ClientSettings
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -38,23 +38,6 @@ NO_CREDENTIALS: Final = (
     "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this "
     "machine a role; they never go into the URL"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClientSettings:
-    """How to reach the server.
-
-    Attributes:
-        connections_max: connections at once; further requests wait for one, so it must be at least the concurrency.
-        connect_timeout_s: for a connection, TLS included.
-        read_timeout_s: for the next bytes of an answer.
-        request_timeout_s: for a request as a whole; nothing else bounds waiting for a connection, and sending.
-    """
-
-    connections_max: int = 64
-    connect_timeout_s: float = 5.0
-    read_timeout_s: float = 20.0
-    request_timeout_s: float = 60.0
 
 
 class _SingleRequests:

@@ -17,8 +17,7 @@ from sessionfs_s3.store.arguments import KEY_BYTES_MAX, check_segments
 from sessionfs_s3.store.local import LocalStore
 from sessionfs_s3.store.memory import MemoryStore
 from sessionfs_s3.store.protocol import Store
-from sessionfs_s3.store.s3 import S3Store
-from sessionfs_s3.store.s3_client import ClientSettings
+from sessionfs_s3.store.s3_settings import ClientSettings
 
 PREFIX_BYTES_MAX: Final = 256
 """Longest prefix in a bucket: leaves three quarters of a key to tenant, session and the object's own name."""
@@ -94,6 +93,8 @@ async def open_store(url: str, *, settings: ClientSettings | None = None) -> Sto
         return MemoryStore(location.name)
     if isinstance(location, LocalLocation):
         return await LocalStore.open(location.directory)
+    from sessionfs_s3.store.s3 import S3Store  # Here, for the client alone takes most of a second to import.
+
     return await S3Store.open(
         location.bucket,
         location.prefix,

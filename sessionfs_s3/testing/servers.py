@@ -33,15 +33,18 @@ from urllib.parse import quote
 import botocore.session
 from botocore.config import Config
 
+from sessionfs_s3.testing.guard import OUTPUT_NAME, STOP_GRACE_S
+
 REGION: Final = "us-east-1"
 ACCESS_KEY: Final = "sessionfs"
 SECRET_KEY: Final = "sessionfs-loopback-only"  # noqa: S105  # of servers that live for one test run, on loopback
 START_DEADLINE_S: Final = 60.0
-STOP_GRACE_S: Final = 10.0
 START_ATTEMPTS_MAX: Final = 3
 """A free port may be taken between looking for it and the server's start: then with other ports."""
 
 _LOG_TAIL_BYTES: Final = 4_000
+_GUARD: Final = "sessionfs_s3.testing.guard"
+_ROOT: Final = str(Path(__file__).parent.parent.parent)
 
 
 class ServerUnavailable(RuntimeError):
@@ -196,61 +199,66 @@ def _seaweedfs_command(directory: Path) -> _Command:
 
 @contextmanager
 def _started(name: str, command_in: Callable[[Path], _Command], health_path: str) -> Generator[S3Server]:
-    with tempfile.TemporaryDirectory(prefix=f"sessionfs-{name.lower()}-", ignore_cleanup_errors=True) as made:
-        directory = Path(made)
-        for attempt in range(1, START_ATTEMPTS_MAX + 1):
-            command = command_in(directory)
-            log = directory / f"server-{attempt}.log"
-            process = _spawn(command, log, directory)
-            try:
-                complaint = _wait_until_ready(process, f"http://127.0.0.1:{command.port}{health_path}")
-                if complaint is None:
-                    endpoint_url = f"http://127.0.0.1:{command.port}"
-                    yield S3Server(name, endpoint_url, ACCESS_KEY, SECRET_KEY, process.pid)
-                    return
-            finally:
-                _end(process)
-                for path in command.leaves:
-                    path.unlink(missing_ok=True)
-            if attempt == START_ATTEMPTS_MAX:
-                raise ServerUnavailable(f"{name} {complaint}; the end of its log:\n{_tail(log)}")
+    complaint = ""
+    for _ in range(START_ATTEMPTS_MAX):
+        directory = Path(tempfile.mkdtemp(prefix=f"sessionfs-{name.lower()}-"))
+        command = command_in(directory)
+        endpoint_url = f"http://127.0.0.1:{command.port}"
+        with _guarded(command, directory) as (guard, pid):
+            complaint = _wait_until_ready(guard, endpoint_url + health_path)
+            if not complaint:
+                yield S3Server(name, endpoint_url, ACCESS_KEY, SECRET_KEY, pid)
+                return
+            complaint += f"; the end of its log:\n{_tail(directory / OUTPUT_NAME)}"
+    raise ServerUnavailable(f"{name} {complaint}")
 
 
-def _spawn(command: _Command, log: Path, directory: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def _guarded(command: _Command, directory: Path) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the command under a guard, which ends it when this process dies; yield the guard and the command's id."""
     # Nothing of this machine's own AWS settings reaches a server.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command.arguments,
-            cwd=directory,
-            env={**inherited, **command.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    leaves = [str(path) for path in command.leaves]
+    guard = subprocess.Popen(
+        [sys.executable, "-m", _GUARD, str(directory), *leaves, "--", *command.arguments],
+        env={
+            **inherited,
+            **command.environment,
+            "PYTHONPATH": os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")]),
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends it in peace.
+    )
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    try:
+        pid = guard.stdout.readline()
+        if not pid:
+            raise ServerUnavailable(f"the guard of {command.arguments[0]} ended with exit status {guard.wait()}")
+        yield guard, int(pid)
+    finally:
+        guard.stdin.close()
+        guard.stdout.close()
+        try:
+            guard.wait(2 * STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            guard.wait()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> str | None:
-    """Return None when the server answers, or what is wrong."""
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> str:
+    """Return what is wrong, or "" when the server answers."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline_s = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             return f"ended with exit status {process.returncode} instead of starting"
         with suppress(OSError), direct.open(url, timeout=5):
-            return None
+            return ""
         time.sleep(0.05)
     return f"did not answer at {url} within {START_DEADLINE_S:g} s"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process by its id, and reap it."""
-    process.terminate()
-    try:
-        process.wait(STOP_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _tail(log: Path) -> str:

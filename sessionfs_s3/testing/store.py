@@ -365,15 +365,14 @@ class StoreConformance:
         await store.put("key", b"x", condition=IF_ABSENT)
         await store.aclose()
         await store.aclose()
-        calls: list[Coroutine[Any, Any, object]] = [
-            store.get("key"),
-            store.put("key", b"x", condition=UNCONDITIONAL),
-            store.list(""),
-            store.delete(["key"]),
-        ]
-        for call in calls:
-            with raises(Closed):
-                await call
+        with raises(Closed):
+            await store.get("key")
+        with raises(Closed):
+            await store.put("key", b"x", condition=UNCONDITIONAL)
+        with raises(Closed):
+            await store.list("")
+        with raises(Closed):
+            await store.delete(["key"])
 
     async def _race(self, bids: Iterable[Coroutine[Any, Any, str]]) -> list[str | BaseException]:
         """Run the puts at once; return each one's entity tag, or that it lost. Any other error is raised."""
@@ -389,14 +388,15 @@ class StoreConformance:
 
 async def pages_of(store: Store, prefix: str, limit: int) -> list[tuple[Entry, ...]]:
     """Return all pages of a listing."""
-    pages: list[tuple[Entry, ...]] = []
-    cursor: str | None = None
-    while True:
-        page = await store.list(prefix, cursor=cursor, limit=limit)
+    page = await store.list(prefix, limit=limit)
+    pages = [page.entries]
+    cursors: set[str] = set()
+    while page.cursor is not None:
+        assert page.cursor not in cursors, "a cursor came twice: the listing does not end"
+        cursors.add(page.cursor)
+        page = await store.list(prefix, cursor=page.cursor, limit=limit)
         pages.append(page.entries)
-        cursor = page.cursor
-        if cursor is None:
-            return pages
+    return pages
 
 
 async def entries(store: Store, prefix: str) -> list[Entry]:

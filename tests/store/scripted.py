@@ -37,6 +37,7 @@ class Scripted:
     port: int = 0
     says: list[bytes | Act] = field(default_factory=list)
     came: list[Came] = field(default_factory=list)
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def url(self, prefix: str = "p") -> str:
         return f"s3://bucket/{prefix}?endpoint_url=http://127.0.0.1:{self.port}&region=us-east-1"
@@ -61,6 +62,7 @@ class Scripted:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.came.append(Came(method, target, headers, body))
         if says is Act.STALL:
+            self.stalled.set()
             await asyncio.Event().wait()
         if says is Act.RESET:
             connection: socket.socket = writer.get_extra_info("socket")

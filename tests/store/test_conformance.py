@@ -72,6 +72,7 @@ class S3Conformance(StoreConformance):
 
 
 @pytest.mark.servers
+@pytest.mark.xdist_group("moto")
 class TestS3OnMoto(S3Conformance):
     races_are_fair = False  # It checks the condition, then writes, with no lock.
     race_rounds = 2
@@ -83,6 +84,7 @@ class TestS3OnMoto(S3Conformance):
 
 
 @pytest.mark.servers
+@pytest.mark.xdist_group("ministack")
 class TestS3OnMinistack(S3Conformance):
     @pytest.fixture
     async def store(self, ministack: S3Server, enter: Enter) -> AsyncIterator[Store]:
@@ -91,6 +93,7 @@ class TestS3OnMinistack(S3Conformance):
 
 
 @pytest.mark.servers
+@pytest.mark.xdist_group("seaweedfs")
 class TestS3OnSeaweedFS(S3Conformance):
     races_are_fair = True
     race_rounds = 1  # Those who want a key that is contended wait for it in steps of a second.

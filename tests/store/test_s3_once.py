@@ -27,7 +27,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
 @pytest.mark.parametrize("verb", CALLS)
 async def test_a_lost_answer_is_not_asked_for_again(script: Scripted, verb: str, lost: Act | bytes) -> None:
     script.says = [lost, OK, OK]
-    async with store_at(script, ClientSettings(read_timeout_s=0.3)) as store:
+    async with store_at(script, ClientSettings(read_timeout_s=0.5)) as store:
         with pytest.raises(NoAnswer):
             await CALLS[verb](store)
         await asyncio.sleep(0.05)
@@ -80,7 +80,7 @@ async def test_redirects_are_not_followed(script: Scripted, verb: str, redirect:
 
 async def test_a_server_that_does_not_read_is_given_up(script: Scripted) -> None:
     script.says = [Act.DEAF]
-    async with store_at(script, ClientSettings(request_timeout_s=0.5)) as store:
+    async with store_at(script, ClientSettings(request_timeout_s=1.0)) as store:
         with pytest.raises(NoAnswer):
             await store.put("key", bytes(50_000_000), condition=IF_ABSENT)
     assert len(script.came) == 1

@@ -65,7 +65,9 @@ async def stored(store: Store) -> bytes | None:
 
 @pytest.mark.servers
 @pytest.mark.parametrize("count", [HEAD, 1, ALL // 2, ALL - 1, ALL])
-@pytest.mark.parametrize("name", ["moto", "ministack", "seaweedfs"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("moto", "ministack", "seaweedfs")]
+)
 async def test_what_broke_off_is_not_stored(
     name: str, count: int, request: pytest.FixtureRequest, enter: Enter
 ) -> None:
@@ -73,12 +75,12 @@ async def test_what_broke_off_is_not_stored(
     url = enter(server)
     location = url.partition("?")[0]
     async with contextlib.aclosing(await open_store(url)) as store:
-        async with cut_off_after(count, server.endpoint_url) as detour:
-            async with contextlib.aclosing(
-                await open_store(f"{location}?endpoint_url={detour}&region=us-east-1")
-            ) as cut:
-                with pytest.raises(NoAnswer):
-                    await cut.put("slot", CONTENTS, condition=IF_ABSENT)
+        async with (
+            cut_off_after(count, server.endpoint_url) as detour,
+            contextlib.aclosing(await open_store(f"{location}?endpoint_url={detour}&region=us-east-1")) as cut,
+        ):
+            with pytest.raises(NoAnswer):
+                await cut.put("slot", CONTENTS, condition=IF_ABSENT)
         for _ in range(10):
             assert await stored(store) in (None, CONTENTS)
             await asyncio.sleep(0.02)
