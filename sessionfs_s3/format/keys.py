@@ -86,6 +86,8 @@ def encode_id(what: str, value: str) -> str:
         InvalidInput: naming *what* it is and the rule: not empty, not ``.`` or ``..``, no control characters, no lone
             surrogates, at most 255 bytes encoded.
     """
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # it comes from outside
+        raise InvalidInput(what, value, "must be a string")
     if not value:
         raise InvalidInput(what, value, "must not be empty")
     if len(value) > ID_BYTES_MAX:

@@ -1,7 +1,7 @@
 """What the tests of the tree and of the stored format draw their cases from, and how two trees are compared.
 
 Cases are derived from each test itself, so that a run repeats (Hypothesis's ``derandomize``); a failure prints the
-case. ``SESSIONFS_EXPLORE=20 pytest tests/fs tests/format`` draws other cases, twenty times as many.
+case. ``SESSIONFS_EXPLORE=20 pytest --timeout 0 tests/fs tests/format`` draws other cases, twenty times as many.
 """
 
 from __future__ import annotations

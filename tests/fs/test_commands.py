@@ -233,25 +233,26 @@ class AgainstLinux(RuleBasedStateMachine):
         self.held: list[tuple[Tree, object]] = []
 
     modes = st.sampled_from([None, 0o600, 0o640, 0o644, 0o700, 0o755, 0o777])
+    paths = FEW_PATHS.filter(bool)
     data = st.one_of(st.sampled_from([b"", b"x", b"same"]), st.binary(max_size=20))
 
-    @rule(path=FEW_PATHS, data=data, mode=modes)
+    @rule(path=paths, data=data, mode=modes)
     def write(self, path: Path, data: bytes, mode: int | None) -> None:
         self.pair.write(path, data, mode)
 
-    @rule(path=FEW_PATHS, data=data, mode=modes)
+    @rule(path=paths, data=data, mode=modes)
     def append(self, path: Path, data: bytes, mode: int | None) -> None:
         self.pair.append(path, data, mode)
 
-    @rule(path=FEW_PATHS, recursive=st.booleans(), mode=st.sampled_from([None, 0o700, 0o755]))
+    @rule(path=paths, recursive=st.booleans(), mode=st.sampled_from([None, 0o700, 0o755]))
     def mkdir(self, path: Path, recursive: bool, mode: int | None) -> None:
         self.pair.mkdir(path, recursive=recursive, mode=mode)
 
-    @rule(path=FEW_PATHS.filter(bool), recursive=st.booleans(), force=st.booleans())
+    @rule(path=paths, recursive=st.booleans(), force=st.booleans())
     def remove(self, path: Path, recursive: bool, force: bool) -> None:
         self.pair.remove(path, recursive=recursive, force=force)
 
-    @rule(source=FEW_PATHS.filter(bool), to=FEW_PATHS.filter(bool))
+    @rule(source=paths, to=paths)
     def rename(self, source: Path, to: Path) -> None:
         self.pair.rename(source, to)
 
@@ -275,7 +276,7 @@ class AgainstLinux(RuleBasedStateMachine):
 @linux
 def test_random_commands_answer_like_linux(tmp_path: HostPath) -> None:
     machine = type("AgainstLinuxHere", (AgainstLinux,), {"base": tmp_path})
-    run_state_machine_as_test(machine, settings=examples(30, steps=40))
+    run_state_machine_as_test(machine, settings=examples(60, steps=50))
 
 
 @pytest.mark.parametrize("recursive", [False, True])
