@@ -308,9 +308,12 @@ class ScratchDatabase:
                 pages.setdefault(1, self._unlogged)
             if self._is_new and len(pages) != mark.pages:
                 raise UnexpectedLog(f"the first change has {len(pages)} of {mark.pages} pages")
-        except (OSError, UnexpectedLog) as failure:
-            # Committed here, and not reported: this copy is ahead of the log that it has to follow.
-            raise self._give_up("reading what the session's local database committed", failure) from failure
+        except BaseException as failure:
+            # Committed here, and not reported: whatever it was, this copy is ahead of the log that it has to follow.
+            lost = self._give_up("reading what the session's local database committed", failure)
+            if isinstance(failure, Exception):
+                raise lost from failure
+            raise
         self._unlogged, self._is_new, self._mark = None, False, mark
         return DatabaseChange(mark.pages * PAGE_BYTES, merge(pages))
 
@@ -326,8 +329,8 @@ class ScratchDatabase:
             raise self._give_up("rolling the session's local database back", failure) from failure
         self._tidy()
 
-    def _give_up(self, doing: str, failure: Exception) -> ScratchError:
-        self._lost = f"{doing} failed: {failure}"
+    def _give_up(self, doing: str, failure: BaseException) -> ScratchError:
+        self._lost = f"{doing} failed: {failure!r}"
         return ScratchError(self._lost)
 
     def _tidy(self) -> None:
@@ -336,7 +339,7 @@ class ScratchDatabase:
         The process may die at any point of this. If it fails, the log is only longer than it should be: the next call
         tries again.
         """
-        with suppress(OSError, sqlite3.OperationalError):
+        with suppress(OSError, sqlite3.Error):
             written_bytes = self._log().written_bytes()
             if written_bytes > min(self._limits.wal_bytes_max, self._mark.log_bytes):
                 self._own("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -280,6 +280,5 @@ class Guard:
 
 def _transaction_rule(word: str) -> str:
     return (
-        f"{word} is refused here: each call is a transaction of its own; send what belongs together as one script"
-        " or as one transaction"
+        f"{word} is refused: each call is committed as a whole, or not at all; leave BEGIN, COMMIT and their like out"
     )

@@ -96,7 +96,8 @@ class Limits:
     """Bounds on one session's database and on each call; the defaults suit agents, not data warehouses.
 
     Attributes:
-        call_s: seconds that one call may run.
+        call_s: seconds that one call may run. The clock is looked at between steps of SQLite's virtual machine; one
+            call of a built-in function is one step, and ``instr`` and ``replace`` take quadratic time.
         sql_bytes_max: length of one call's SQL text, as UTF-8.
         value_bytes_max: one string, blob or row.
         rows_max: result rows of one call.
@@ -109,7 +110,7 @@ class Limits:
 
     call_s: float = 30.0
     sql_bytes_max: int = 4 << 20
-    value_bytes_max: int = 32 << 20
+    value_bytes_max: int = 4 << 20
     rows_max: int = 100_000
     result_bytes_max: int = 32 << 20
     database_bytes_max: int = 1 << 30

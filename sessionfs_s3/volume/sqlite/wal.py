@@ -4,10 +4,10 @@ Which frames are committed
 --------------------------
 The log file alone does not say it. Behind the last commit may stand frames of a transaction that outgrew the page cache
 and was rolled back: their salts match, and their checksums continue the chain. A later, shorter commit overwrites only
-the first of them. A commit whose very last step failed leaves a whole commit behind. And SQLite before 3.44 or so
-commits frames without salt and checksum, when a savepoint is rolled back that had overwritten a spilled page; crash
-recovery, which reads salts, cumulative checksums and commit flags, would lose that commit. (It would also take 0.3 ms
-for each page in Python.)
+the first of them. A commit whose very last step failed leaves a whole commit behind. And SQLite 3.40 (not 3.53) commits
+frames without salt and checksum, where a savepoint was rolled back that had overwritten a spilled page: crash recovery,
+which reads salts, cumulative checksums and commit flags, would lose that commit. (In Python it would also take 0.1 ms
+for each page.)
 
 SQLite's own readers trust none of that, but the *wal-index* in shared memory: its ``mxFrame`` is the last committed
 frame, published as the last step of a commit and never by a rollback. So does this module. A commit's frames are those

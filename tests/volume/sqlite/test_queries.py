@@ -96,6 +96,14 @@ def test_a_table_without_rowids_gives_none(table: Replica) -> None:
     assert (result.rows_affected, result.last_insert_rowid) == (1, None)
 
 
+def test_an_upsert_that_only_updates_gives_none_each_time(table: Replica) -> None:
+    table.run("INSERT INTO t(v) VALUES ('a')")
+    for number in range(3):
+        upsert = "INSERT INTO t(id, v) VALUES (1, :v) ON CONFLICT(id) DO UPDATE SET v = excluded.v"
+        result = table.run(upsert, {"v": float(number)})
+        assert (result.rows_affected, result.last_insert_rowid) == (1, None)
+
+
 def test_triggers_are_not_counted(table: Replica) -> None:
     table.exec("CREATE TABLE u(v); CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO u VALUES (1), (2), (3); END")
     result = table.run("INSERT INTO t(v) VALUES ('a')")
