@@ -1,0 +1,84 @@
+"""An event loop whose time moves only when nothing is left to do: hours pass in milliseconds, always the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sessionfs_s3.volume.environment import Environment
+
+T = TypeVar("T")
+
+START_MS = 1_700_000_000_000
+"""Time of day at the start of every run, in milliseconds since the Unix epoch."""
+
+
+class Deadlock(Exception):
+    """Nothing is ready and no timer is set: somebody waits for ever."""
+
+
+class _Selector(selectors.SelectSelector):
+    """Waits for nothing: where the loop would sleep, its time moves on instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise Deadlock("every task waits, and no timer is set")
+        self.now_s += max(0.0, timeout)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """The loop; its time starts at 0 and is moved by timers alone."""
+
+    def __init__(self) -> None:
+        """Make a loop that has seen nothing."""
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._virtual.now_s
+
+
+def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
+    """Run *main* to its end in a loop of its own and return what it returns."""
+    loop = VirtualLoop()
+    try:
+        return loop.run_until_complete(main(loop))
+    finally:
+        # What the end of the run cut off is not worth a word when it is collected as garbage.
+        loop.set_exception_handler(lambda _loop, _context: None)
+        while tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks))
+        loop.close()
+
+
+def environment(loop: VirtualLoop, rng: random.Random) -> Environment:
+    """Return an environment whose clocks are *loop*'s and whose randomness is *rng*'s."""
+
+    async def run_in_thread(function: Callable[[], T]) -> T:
+        # A thread takes a while, during which anything may happen.
+        await asyncio.sleep(rng.uniform(0.0, 0.01))
+        return function()
+
+    def no_scratch() -> Path:
+        raise NotImplementedError("the simulation has no disk")
+
+    return Environment(
+        wall_ms=lambda: START_MS + int(loop.time() * 1000),
+        uptime_s=loop.time,
+        random_bytes=rng.randbytes,
+        uniform=rng.random,
+        run_in_thread=run_in_thread,
+        scratch_directory=no_scratch,
+    )

@@ -1,0 +1,145 @@
+"""Deliberately broken variants of the engine. Each breaks one rule of the protocol; the simulation notices each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sessionfs_s3.errors import Conflict, Fenced, SessionFsError
+from sessionfs_s3.format import Commit, encode_commit
+from sessionfs_s3.fs import apply
+from sessionfs_s3.store.protocol import UNCONDITIONAL
+from sessionfs_s3.testing.simulation.store import SimulatedStore
+from sessionfs_s3.volume import Durability, committer, log
+from sessionfs_s3.volume.committer import Committer
+from sessionfs_s3.volume.log import SessionLog
+from sessionfs_s3.volume.snapshots import SnapshotWriter
+from sessionfs_s3.volume.state import State
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def unconditional_put(patch: pytest.MonkeyPatch) -> None:
+    """A commit overwrites whatever stands in its slot."""
+    patch.setattr(log, "IF_ABSENT", UNCONDITIONAL)
+
+
+def success_on_412(patch: pytest.MonkeyPatch) -> None:
+    """Whoever finds the slot taken believes that it was himself."""
+    patch.setattr(log, "_same", lambda *_: True)
+
+
+def fresh_nonce_on_retry(patch: pytest.MonkeyPatch) -> None:
+    """An own commit whose answer was lost is not recognised, as if every try had a nonce of its own."""
+    patch.setattr(log, "_same", lambda *_: False)
+
+
+def acknowledge_before_put(patch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the store."""
+    submit = Committer.submit
+
+    async def hasty(self: Committer, plan: Any, durability: Durability) -> None:
+        task = asyncio.ensure_future(submit(self, plan, durability))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.sleep(0)
+
+    patch.setattr(Committer, "submit", hasty)
+
+
+def serve_after_failure(patch: pytest.MonkeyPatch) -> None:
+    """A volume that has failed goes on as if nothing had been."""
+
+    def forgiving(self: Committer, error: SessionFsError) -> None:
+        for entry in self._queue:
+            committer._settle(entry, error)
+        self._queue.clear()
+
+    patch.setattr(Committer, "fail", forgiving)
+
+
+def claim_without_a_new_epoch(patch: pytest.MonkeyPatch) -> None:
+    """A claim goes on in the epoch that it finds."""
+    put = SessionLog._put
+
+    async def modest(self: SessionLog, commit: Commit, data: bytes) -> Commit | None:
+        if commit.claim and commit.sequence > 1:
+            commit = replace(commit, epoch=1, claim=False)
+            data = encode_commit(commit)[0]
+        return await put(self, commit, data)
+
+    patch.setattr(SessionLog, "_put", modest)
+
+
+def snapshot_of_uncommitted_state(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot holds what was accepted, not what was committed."""
+    original = Committer.__init__
+
+    def watched(self: Committer, *arguments: Any) -> None:
+        original(self, *arguments)
+        consider = self._snapshots.consider
+
+        def early(state: State) -> State:
+            return replace(consider(replace(state, tree=self.tree)), tree=state.tree)
+
+        patch.setattr(self._snapshots, "consider", early)
+
+    patch.setattr(Committer, "__init__", watched)
+    patch.setattr(SnapshotWriter, "_due", lambda *_: True)
+
+
+def conflict_is_a_fence(patch: pytest.MonkeyPatch) -> None:
+    """A 409, which stored nothing and says nothing, is taken for the loss of the session."""
+    put = SimulatedStore.put
+
+    async def timid(self: SimulatedStore, *arguments: Any, **more: Any) -> str:
+        try:
+            return await put(self, *arguments, **more)
+        except Conflict as answer:
+            raise Fenced(f"409: {answer}") from answer
+
+    patch.setattr(SimulatedStore, "put", timid)
+
+
+def birth_overtakes(patch: pytest.MonkeyPatch) -> None:
+    """What somebody waits for is committed before what came first and nobody waits for."""
+    take = Committer._take
+
+    def impatient(self: Committer) -> Any:
+        awaited = [entry for entry in self._queue if entry.done is not None]
+        others = [entry for entry in self._queue if entry.done is None]
+        self._queue.clear()
+        self._queue.extend([*awaited, *others])
+        batch = take(self)
+        if awaited:
+            kept = [entry for entry in batch if entry.done is None]
+            self._queue.extendleft(reversed(kept))
+            self._queued_bytes += sum(entry.size for entry in kept)
+            batch = [entry for entry in batch if entry.done is not None]
+        return batch
+
+    patch.setattr(Committer, "_take", impatient)
+    patch.setattr(Committer, "_tree_after", _tree_of_the_log)
+
+
+def _tree_of_the_log(self: Committer, operations: Any) -> Any:
+    tree = self.state.tree
+    for operation in operations:
+        tree = apply(tree, operation)
+    return tree
+
+
+MUTANTS: tuple[Break, ...] = (
+    unconditional_put,
+    success_on_412,
+    fresh_nonce_on_retry,
+    acknowledge_before_put,
+    serve_after_failure,
+    claim_without_a_new_epoch,
+    snapshot_of_uncommitted_state,
+    conflict_is_a_fence,
+    birth_overtakes,
+)
