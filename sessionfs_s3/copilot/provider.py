@@ -33,7 +33,7 @@ from sessionfs_s3.errors import CommitUnknown, SessionFsError
 from sessionfs_s3.fs import joined, parse
 from sessionfs_s3.settings import Settings
 from sessionfs_s3.volume import Durability, Volume
-from sessionfs_s3.volume.sqlite import QueryResult, Statement
+from sessionfs_s3.volume.sqlite import QueryResult, ScratchError, Statement
 
 EVENTS_NAME: Final = "events.jsonl"
 """The runtime's conversation log inside its state directory; without it no session can be resumed."""
@@ -159,8 +159,9 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         """Run *statements* as one transaction.
 
         Raises:
-            SessionFsSqliteTransactionFailure: ``post_commit_ambiguous`` when it may or may not be stored, ``fatal`` for
-                everything else: it was rolled back, and a second try would fail again.
+            SessionFsSqliteTransactionFailure: ``post_commit_ambiguous`` when it may or may not be stored;
+                ``busy_or_locked`` when only the local copy failed: nothing was stored, and a second try starts afresh;
+                ``fatal`` for everything else: it was rolled back, and a second try would fail again.
         """
         try:
             volume = await self._volume()
@@ -171,6 +172,9 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         except CommitUnknown as error:
             ambiguous = SessionFSSqliteTransactionErrorClass.POST_COMMIT_AMBIGUOUS
             raise SessionFsSqliteTransactionFailure(str(error), ambiguous) from error
+        except ScratchError as error:
+            again = SessionFSSqliteTransactionErrorClass.BUSY_OR_LOCKED
+            raise SessionFsSqliteTransactionFailure(str(error), again) from error
         return [_result(result) for result in results]
 
     async def sqlite_exists(self) -> bool:
@@ -229,4 +233,3 @@ def _result(result: QueryResult) -> SessionFsSqliteQueryResult:
         rows_affected=result.rows_affected,
         last_insert_rowid=result.last_insert_rowid,
     )
-

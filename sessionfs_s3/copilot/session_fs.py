@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -93,7 +93,7 @@ class SessionFs:
         return SessionProvider(owned, self._settings)
 
     @asynccontextmanager
-    async def volume(self, session_id: str, *, read_only: bool = False) -> AsyncIterator[Volume]:
+    async def volume(self, session_id: str, *, read_only: bool = False) -> AsyncGenerator[Volume]:
         """Open *session_id* directly; opening for writing takes the session over from whoever has it.
 
         Raises:

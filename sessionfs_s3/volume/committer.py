@@ -76,6 +76,11 @@ class Committer:
         self._progress = asyncio.Event()
 
     @property
+    def writer(self) -> bytes:
+        """This writer's identity in the log."""
+        return self._log.writer
+
+    @property
     def idle(self) -> bool:
         """Whether everything accepted so far is committed."""
         return not self._queue and (self._task is None or self._task.done())

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from sessionfs_s3.errors import Closed
 from sessionfs_s3.fs import Content, Tree, WriteDatabase
 from sessionfs_s3.volume.committer import Durability, Plan
 from sessionfs_s3.volume.environment import Environment
@@ -47,6 +48,7 @@ class SessionDatabase:
         self._scratch: ScratchDatabase | None = None
         self._directory: Path | None = None
         self._content: Content | None = None
+        self._closed = False
 
     async def query(
         self,
@@ -69,7 +71,10 @@ class SessionDatabase:
         return await self._apart(self._run(lambda scratch: scratch.transaction(statements), durability))
 
     async def aclose(self) -> None:
-        """Remove the scratch file, after the statement that is running."""
+        """Remove the scratch file; a statement that is running is ended, one that is being stored is waited for."""
+        self._closed = True
+        if self._scratch is not None:
+            self._scratch.cancel()
         async with self._lock:
             await self._discard()
 
@@ -99,6 +104,8 @@ class SessionDatabase:
 
     async def _current(self) -> ScratchDatabase:
         """Return the scratch database, made anew where it does not hold what the tree holds."""
+        if self._closed:
+            raise Closed("the volume is closed")
         content = self._tree().database
         if self._scratch is not None and self._content is content:
             return self._scratch

@@ -50,13 +50,18 @@ class Environment:
 def system_environment() -> Environment:
     """Return the environment of this process and machine."""
     return Environment(
-        wall_ms=lambda: time.time_ns() // 1_000_000,
+        wall_ms=_wall_ms,
         uptime_s=_uptime_s,
         random_bytes=secrets.token_bytes,
         uniform=random.random,
         run_in_thread=asyncio.to_thread,
         scratch_directory=lambda: Path(tempfile.mkdtemp(prefix="sessionfs-")),
     )
+
+
+def _wall_ms() -> int:
+    # A clock that is set wrong must not make a commit that cannot be written: the format's times begin in 1970.
+    return max(0, time.time_ns() // 1_000_000)
 
 
 def _uptime_s() -> float:

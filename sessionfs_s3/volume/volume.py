@@ -88,6 +88,11 @@ class Volume:
         return self._committer is None
 
     @property
+    def writer(self) -> bytes:
+        """Who this volume is in the log, 16 random bytes; empty for one that is open for reading only."""
+        return b"" if self._committer is None else self._committer.writer
+
+    @property
     def head(self) -> Head:
         """The last commit that this volume knows to be stored."""
         return self._state.head if self._committer is None else self._committer.state.head

@@ -10,7 +10,7 @@ import pytest
 from sessionfs_s3.errors import CommitUnknown, Fenced
 from sessionfs_s3.testing.faults import Fate, Fault, FaultyStore
 from sessionfs_s3.volume import Environment, Volume
-from sessionfs_s3.volume.sqlite import SqlError, Statement
+from sessionfs_s3.volume.sqlite import ScratchDatabase, ScratchError, SqlError, Statement
 from tests.volume.conftest import OpenVolume
 
 
@@ -140,3 +140,28 @@ async def test_a_caller_who_gives_up_leaves_the_database_usable(store: FaultySto
     gate.set()
     await second
     assert await _count(volume) == 2
+
+
+async def test_closing_ends_a_statement_that_would_run_for_ever(open_volume: OpenVolume) -> None:
+    volume = await _table(open_volume)
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    query = asyncio.create_task(volume.sqlite_query("query", endless))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(volume.aclose(), 10)
+    with pytest.raises(SqlError, match="cancel"):
+        await query
+
+
+async def test_a_local_copy_that_failed_is_made_anew(open_volume: OpenVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = await _table(open_volume)
+    await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('a')")
+
+    def broken(self: ScratchDatabase, *_: object) -> None:
+        del self
+        raise ScratchError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScratchDatabase, "query", broken)
+        with pytest.raises(ScratchError):
+            await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('b')")
+    assert await _count(volume) == 1
