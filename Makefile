@@ -2,9 +2,12 @@
 #   PYTHON  the interpreter that .venv is made from          make test PYTHON=python3.13
 #   ARGS    more arguments for the tool that a target runs   make test ARGS='-k fence -x'
 #   STORE   where the demo keeps its session                 make demo STORE=s3://bucket/prefix
+#   SEEDS   how many seeds the simulation runs, from FIRST   make sim SEEDS=20000
 PYTHON ?= python3
 ARGS ?=
 STORE ?=
+SEEDS ?= 2000
+FIRST ?= 0
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -14,7 +17,7 @@ export SESSIONFS_CACHE_DIR ?= $(CURDIR)/.cache
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv check format test demo lock clean FORCE
+.PHONY: help .venv check format test sim demo lock clean FORCE
 .SUFFIXES:
 
 help: ## Say what the targets do
@@ -58,6 +61,9 @@ format: $(INSTALLED) ## Format, and mend what the linter can mend
 test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pytest
 	@$(BIN)/python .make/runtime.py
 	$(BIN)/pytest -n 2 --dist=loadgroup $(ARGS)
+
+sim: $(INSTALLED) ## Simulate replicas that fight over a session in a store that fails; SEEDS=n, from FIRST=n
+	SESSIONFS_SIM_SEEDS=$(SEEDS) SESSIONFS_SIM_FIRST=$(FIRST) $(BIN)/pytest -n 2 -q -rP tests/simulation -k everything $(ARGS)
 
 demo: $(INSTALLED) ## A conversation survives kill -9; STORE=moto, file:///dir or s3://bucket/prefix
 	$(BIN)/python -m sessionfs_s3.demo $(if $(STORE),--store "$(STORE)") $(ARGS)

@@ -1,0 +1,96 @@
+"""Fixtures for the real runtime: located once, a scripted model, and replicas that a test starts and kills.
+
+A test that asks for ``executable``, itself or through ``start``, is marked ``runtime``. Without a runtime it is skipped
+with the reason, or fails under ``SESSIONFS_REQUIRE_RUNTIME=1``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from sessionfs_s3 import SessionFs
+from sessionfs_s3.testing.model import ScriptedModel
+from sessionfs_s3.testing.replica import Replica, Served, appended, start_replica
+from sessionfs_s3.testing.runtime import INSTALL_DEADLINE_S, RuntimeUnavailable, find_runtime
+
+EVENTS = "/session-state/events.jsonl"
+
+DEBOUNCE_MS = 5000
+"""Longer than any turn here takes: a turn without tools is then one append, however slow the machine is."""
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "executable" in item.fixturenames:
+            item.add_marker(pytest.mark.runtime)
+            # The first of them may have to wait until npm has fetched the runtime.
+            item.add_marker(pytest.mark.timeout(INSTALL_DEADLINE_S + 120))
+
+
+@pytest.fixture(scope="session")
+def executable() -> Path:
+    try:
+        return find_runtime()
+    except RuntimeUnavailable as error:
+        if os.environ.get("SESSIONFS_REQUIRE_RUNTIME") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[ScriptedModel]:
+    """A model that a test writes the script of, with ``model.add``."""
+    model = ScriptedModel({})
+    async with model.serve():
+        yield model
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+async def fs(url: str) -> AsyncIterator[SessionFs]:
+    """A session file system on the test's store, beside those of the replicas."""
+    async with SessionFs.open(url, tenant="acme") as opened:
+        yield opened
+
+
+class Start(Protocol):
+    async def __call__(
+        self, *, fs: SessionFs | None = None, url: str = ..., debounce_ms: int | None = ...
+    ) -> Replica: ...
+
+
+@pytest.fixture
+async def start(executable: Path, model: ScriptedModel, url: str) -> AsyncIterator[Start]:
+    """Start replicas: each with a runtime of its own, and, unless it is given one, a session file system of its own."""
+    async with AsyncExitStack() as stack:
+
+        async def starting(
+            *, fs: SessionFs | None = None, url: str = url, debounce_ms: int | None = DEBOUNCE_MS
+        ) -> Replica:
+            if fs is None:
+                fs = await stack.enter_async_context(SessionFs.open(url, tenant="acme"))
+            replica = start_replica(executable, fs, model.provider, debounce_ms=debounce_ms)
+            return await stack.enter_async_context(replica)
+
+        yield starting
+
+
+async def stored(fs: SessionFs, path: str, session_id: str = "s1") -> bytes:
+    """Return a file as somebody reads it who has only the store."""
+    async with fs.volume(session_id, read_only=True) as volume:
+        return await volume.read_file_bytes(path)
+
+
+def conversation(served: Sequence[Served]) -> str:
+    """Return what was appended to the conversation and acknowledged."""
+    return appended(served, EVENTS)
