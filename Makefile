@@ -58,9 +58,10 @@ format: $(INSTALLED) ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+# Three workers for two cores: much of the suite waits for runtimes and servers to start and to die.
 test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pytest
 	@$(BIN)/python .make/runtime.py
-	$(BIN)/pytest -n 2 --dist=loadgroup $(ARGS)
+	$(BIN)/pytest -n 3 --dist=loadgroup $(ARGS)
 
 sim: $(INSTALLED) ## Simulate replicas that fight over a session in a store that fails; SEEDS=n, from FIRST=n
 	SESSIONFS_SIM_SEEDS=$(SEEDS) SESSIONFS_SIM_FIRST=$(FIRST) $(BIN)/pytest -n 2 -q -rP tests/simulation -k everything $(ARGS)

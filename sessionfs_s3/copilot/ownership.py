@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from sessionfs_s3.errors import Closed, Fenced, SessionFsError
 from sessionfs_s3.volume import Volume
+
+_logger = logging.getLogger(__name__)
 
 OpenVolume = Callable[[], Awaitable[Volume]]
 
@@ -43,18 +46,23 @@ class OwnedSession:
         async with self._lock:
             self.check(handler)
             if self._volume is not None and not await self._still_owned(self._volume):
-                await self._close()
+                await self._give_up()
             if self._volume is None:
                 self._volume = await self._open_volume()
             return self._volume
 
     async def aclose(self) -> None:
-        """Close the volume; what is not stored yet is stored first. Raises as :meth:`Volume.aclose`."""
+        """Close the volume; what is not stored yet is stored first.
+
+        That another replica has taken the session over meanwhile is no failure: what is left then is what was
+        acknowledged without a promise that it is stored.
+
+        Raises:
+            SessionFsError: it could not be stored.
+        """
         async with self._lock:
             self._owner = None
-            volume, self._volume = self._volume, None
-            if volume is not None:
-                await volume.aclose()
+            await self._close()
 
     async def _still_owned(self, volume: Volume) -> bool:
         try:
@@ -65,11 +73,18 @@ class OwnedSession:
             # Failed, or the store cannot say: opening again finds out, and fails loudly if need be.
             return False
 
+    async def _give_up(self) -> None:
+        """Close a volume that failed or lost the session: whatever is wrong, opening it again will say."""
+        try:
+            await self._close()
+        except SessionFsError as error:
+            _logger.info("session %r: %s", self._session_id, error)
+
     async def _close(self) -> None:
         volume, self._volume = self._volume, None
-        assert volume is not None
+        if volume is None:
+            return
         try:
             await volume.aclose()
-        except SessionFsError:
-            # Superseded: what it had not stored was never acknowledged as stored, and is not to be stored any more.
-            return
+        except Fenced as error:
+            _logger.info("session %r: %s", self._session_id, error)

@@ -17,7 +17,7 @@ from sessionfs_s3.testing.servers import S3Server
 from sessionfs_s3.volume import Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
 
-ROUNDS = 5
+ROUNDS = 4
 WRITER = """
 import asyncio, sys
 from sessionfs_s3.format import SessionKeys
@@ -59,7 +59,7 @@ async def check_kills(url: str) -> None:
     """Kill one writer after the other on the store at *url*, and look at what the next one finds."""
     told: list[str] = []
     for n in range(ROUNDS):
-        told += await _run_and_kill(url, f"w{n}", 10 + 17 * n)
+        told += await _run_and_kill(url, f"w{n}", 10 + 19 * n)
     volume = await Volume.open(
         await open_store(url),
         SessionKeys.of("acme", "killed"),
