@@ -24,7 +24,7 @@ _FETCHES_AT_ONCE: Final = 32
 _LISTINGS_MAX: Final = 5
 """Listings of one load before a log that does not hold still counts as broken."""
 
-_THREAD_BYTES_MIN: Final = 256 * 1024
+THREAD_BYTES_MIN: Final = 256 * 1024
 """From this size on an object is decoded in a thread: below, the hop costs more than the work."""
 
 
@@ -161,7 +161,7 @@ class LogReader:
 
     async def _worked(self, size: int, work: Callable[[], T]) -> T:
         """Return what *work* on an object of *size* bytes returns; in a thread when it is large."""
-        return work() if size < _THREAD_BYTES_MIN else await self._environment.run_in_thread(work)
+        return work() if size < THREAD_BYTES_MIN else await self._environment.run_in_thread(work)
 
 
 async def _all(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

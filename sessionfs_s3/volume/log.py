@@ -36,12 +36,11 @@ from sessionfs_s3.fs import Operation, Tree
 from sessionfs_s3.fs.operations import payload_bytes
 from sessionfs_s3.store.protocol import IF_ABSENT, Store
 from sessionfs_s3.volume.environment import Environment
-from sessionfs_s3.volume.loading import Listing, LogReader
+from sessionfs_s3.volume.loading import THREAD_BYTES_MIN, Listing, LogReader
 from sessionfs_s3.volume.options import VolumeOptions
 from sessionfs_s3.volume.state import EMPTY_STATE, Head, State
 
 _ID_BYTES: Final = 16
-_THREAD_BYTES_MIN: Final = 256 * 1024
 
 
 class SessionLog:
@@ -104,7 +103,7 @@ class SessionLog:
                 commit, digest, size = claimed
                 if state.head.sequence == listing.head and not self._too_late():
                     chain = next_chain(state.head.chain, digest)
-                    return state.advanced(self._head(commit, chain), state.tree, size)
+                    return state.advanced(_head(commit, chain), state.tree, size)
             await self._options.patience.pause(self._environment, tries)
         raise Unavailable(f"claiming {self._keys.prefix}: other writers were first for {deadline_s:g} s")
 
@@ -137,7 +136,7 @@ class SessionLog:
             raise self._fenced(other)
         if first and self._too_late():
             raise CommitUnknown(f"{self._keys.prefix}: the first commit was answered too late to count")
-        return state.advanced(self._head(commit, next_chain(state.head.chain, digest)), tree, len(data))
+        return state.advanced(_head(commit, next_chain(state.head.chain, digest)), tree, len(data))
 
     async def _claim(self, listing: Listing) -> tuple[Commit, bytes, int] | None:
         """Put a claim into the slot after *listing*; return it, its digest and its size, or None if that was taken."""
@@ -216,9 +215,6 @@ class SessionLog:
     def _too_late(self) -> bool:
         return self._environment.uptime_s() - self._listed_s > self._options.claim_answer_s_max
 
-    def _head(self, commit: Commit, chain: bytes) -> Head:
-        return Head(commit.sequence, commit.epoch, commit.writer, chain, commit.time_ms)
-
     def _fenced(self, other: Commit) -> Fenced | Corrupt:
         if not other.claim:
             return Corrupt(
@@ -233,9 +229,13 @@ class SessionLog:
         )
 
     async def _encoded(self, commit: Commit) -> tuple[bytes, bytes]:
-        if sum(map(payload_bytes, commit.operations)) < _THREAD_BYTES_MIN:
+        if sum(map(payload_bytes, commit.operations)) < THREAD_BYTES_MIN:
             return encode_commit(commit)
         return await self._environment.run_in_thread(functools.partial(encode_commit, commit))
+
+
+def _head(commit: Commit, chain: bytes) -> Head:
+    return Head(commit.sequence, commit.epoch, commit.writer, chain, commit.time_ms)
 
 
 def _same(found: Commit, commit: Commit) -> bool:
