@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from sessionfs_s3 import Closed, Fenced, InvalidInput, SessionFs, Unavailable
+from sessionfs_s3 import Closed, Fenced, InvalidInput, SessionFs, Settings, Unavailable
 
 BAD_IDS = ["", ".", "..", "a\0b", "a\nb", "a\x85b", "x" * 256, "ü" * 86, "\ud800"]
 
@@ -183,3 +184,10 @@ async def test_a_closed_one_says_so() -> None:
     with pytest.raises(Closed):
         fs.provider("s")
     await fs.aclose()
+
+
+def test_the_readme_has_every_setting_and_its_default() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", readme, re.MULTILINE))
+    fields = {name: field.default for name, field in Settings.model_fields.items()}
+    assert {name: type(fields[name])(value) for name, value in documented.items()} == fields
