@@ -17,7 +17,7 @@ from sessionfs_s3.demo.remote import RemoteA, start_a
 from sessionfs_s3.demo.replica_a import Start
 from sessionfs_s3.store import RequestCounts
 from sessionfs_s3.testing.model import ScriptedModel, Stall
-from sessionfs_s3.testing.replica import Replica, appended, ask, said, start_replica
+from sessionfs_s3.testing.replica import Replica, appended, ask, failed_tools, said, start_replica
 
 TENANT: Final = "demo"
 EVENTS_PATH: Final = "/session-state/events.jsonl"
@@ -123,6 +123,8 @@ class _Story:
             answer = await ask(session, self.later[1].prompt)
             say(f'B  "{self.later[1].prompt}"  ->  "{answer}"')
             costs.step(f"turn: {self.later[1].title}")
+            failed = failed_tools(await session.get_events())
+            check(not failed, f"no tool call has failed, neither A's nor B's {failed or ''}".rstrip())
             await b.disconnect()
             costs.step("disconnect")
             self.acknowledged += appended(b.served, EVENTS_PATH)

@@ -29,7 +29,7 @@ from copilot.rpc import (
     SessionFSSqliteQueryType,
     SessionFSSqliteTransactionStatement,
 )
-from copilot.session_events import AssistantMessageData, UserMessageData
+from copilot.session_events import AssistantMessageData, ToolExecutionCompleteData, UserMessageData
 
 from sessionfs_s3.copilot import SessionFs, SessionProvider
 from sessionfs_s3.testing.model import MODEL_NAME
@@ -276,6 +276,12 @@ def appended(served: Sequence[Served], path: str) -> str:
     """Return everything whose append to *path* was acknowledged, in order."""
     appends = (each for each in served if each.operation == "append_file" and each.path == path)
     return "".join(each.text for each in appends if not each.error)
+
+
+def failed_tools(events: Sequence[SessionEvent]) -> list[str]:
+    """Return what the tool calls in *events* that failed have said."""
+    ends = (each.data for each in events if isinstance(each.data, ToolExecutionCompleteData))
+    return [end.error.message if end.error is not None else "no reason" for end in ends if not end.success]
 
 
 def said(events: Sequence[SessionEvent]) -> list[str]:
