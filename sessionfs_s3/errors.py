@@ -5,8 +5,9 @@ Three families, told apart by who handles them:
 * :class:`InvalidInput`: a tenant, session id, URL or setting that is not acceptable. Raised before anything is
   written; the message names the value and the rule.
 * :class:`SessionFsError`: an :class:`OSError` with a true ``errno``, named by what the caller does next
-  (:class:`Unavailable` retry, :class:`CommitUnknown` reopen and look, :class:`Fenced` stop, :class:`Corrupt` stop and
-  restore, :class:`Refused` mend the configuration). Ordinary file errors are Python's own ``OSError`` subclasses.
+  (:class:`Unavailable` retry, :class:`InUse` come later, :class:`CommitUnknown` reopen and look, :class:`Fenced` stop,
+  :class:`Corrupt` stop and restore, :class:`Refused` mend the configuration). Ordinary file errors are Python's own
+  ``OSError`` subclasses.
 * :class:`StoreAnswer`: what an object store answered to one request. The engine decides what each means; none of them
   is an ``OSError``, so that a missing *object* can never be mistaken for a missing *file*.
 """
@@ -60,6 +61,12 @@ class Fenced(SessionFsError):
     """Another writer has taken the session over; nothing more of this one is stored. Stop, or reopen."""
 
     code = errno.ESTALE
+
+
+class InUse(SessionFsError):
+    """Somebody else writes to the session, and it is not to be taken over while they do. Nothing was changed."""
+
+    code = errno.EBUSY
 
 
 class Corrupt(SessionFsError):

@@ -10,26 +10,30 @@ Header, big-endian, 104 bytes::
     80  8  time, milliseconds since the Unix epoch by the writer's clock
     88  4  number of operations
     92  4  flags: bit 0 claim, others zero
-    96  8  zero
+    96  8  in a claim the number of the newest snapshot that its writer saw, 0 for none; otherwise zero
 
 The chain is a running digest: ``chain(0)`` is 32 zero bytes, ``chain(n) = SHA-256(chain(n-1) + digest of frame n)``.
 A commit carries the chain before it, so a missing, swapped or foreign commit anywhere below is detected.
 
-Payload: the operations one after the other, a kind byte and its fields (``docs/FORMAT.md``).
+Payload: the blobs that the operations refer to, then the operations one after the other, a kind byte and its fields
+(``docs/FORMAT.md``). Version 1 has no blobs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sessionfs_s3.errors import Corrupt, shown
+from sessionfs_s3.format.contents import blobs_of, read_blob, read_content, table_of, write_blob, write_content
 from sessionfs_s3.format.frame import DIGEST_BYTES, HEADER_START, Frame, decode_frame, encode_frame
 from sessionfs_s3.format.limits import ID_BYTES, SEQUENCE_MAX, TIME_MS_MAX
 from sessionfs_s3.format.wire import Malformed, Reader, Writer
+from sessionfs_s3.fs.chunk import Blob
+from sessionfs_s3.fs.content import Content
 from sessionfs_s3.fs.operations import (
     DATABASE_BYTES_MAX,
     AppendFile,
@@ -63,6 +67,8 @@ class Commit:
         time_ms: when it was written, in milliseconds since the Unix epoch, by the writer's clock.
         claim: whether it opens an epoch.
         operations: what it changes, in order.
+        snapshot_seen: in a claim the number of the newest snapshot that its writer saw, 0 for none: a newer one of an
+            earlier epoch came too late and does not count. Version 1 does not tell; its claims saw everything.
     """
 
     sequence: int
@@ -73,6 +79,12 @@ class Commit:
     time_ms: int
     claim: bool
     operations: tuple[Operation, ...]
+    snapshot_seen: int = 0
+
+    @property
+    def blobs(self) -> set[Blob]:
+        """The blobs that the operations refer to."""
+        return blobs_of(each.content for each in self.operations if isinstance(each, (WriteFile, AppendFile)))
 
 
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
@@ -93,12 +105,16 @@ def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
         commit.time_ms,
         len(commit.operations),
         _CLAIM if commit.claim else 0,
-        0,
+        commit.snapshot_seen,
     )
     out = Writer()
     out.records(len(commit.operations))
+    blobs = table_of(commit.blobs)
+    out.uint(len(blobs))
+    for blob in blobs:
+        write_blob(out, blob)
     for operation in commit.operations:
-        _encode_operation(out, operation)
+        _encode_operation(out, operation, blobs)
     return encode_frame(_KIND, header, out.to_bytes())
 
 
@@ -109,14 +125,16 @@ def decode_commit(key: str, data: bytes, *, sequence: int) -> tuple[Commit, byte
         Corrupt: it is no commit, or not the one numbered *sequence*.
     """
     frame = decode_frame(key, _KIND, _HEADER.size, data)
-    number, epoch, writer, nonce, chain, time_ms, count, flags, zero = _HEADER.unpack(frame.header)
+    number, epoch, writer, nonce, chain, time_ms, count, flags, seen = _HEADER.unpack(frame.header)
     if number != sequence:
         raise Corrupt(key, HEADER_START, f"commit {number} stands where commit {sequence} belongs")
     if flags & ~_CLAIM:
         raise Corrupt(key, HEADER_START + 92, f"unknown commit flags {flags:#x}")
-    if zero:
-        raise Corrupt(key, HEADER_START + 96, "reserved bytes are not zero")
-    commit = Commit(number, epoch, writer, nonce, chain, time_ms, bool(flags & _CLAIM), ())
+    if frame.version == 1:
+        if seen:
+            raise Corrupt(key, HEADER_START + 96, "reserved bytes are not zero")
+        seen = number - 1 if flags & _CLAIM else 0
+    commit = Commit(number, epoch, writer, nonce, chain, time_ms, bool(flags & _CLAIM), (), seen)
     broken = _broken_rule(commit)
     if broken is not None:
         raise Corrupt(key, HEADER_START + broken[0], broken[1])
@@ -150,6 +168,8 @@ def _broken_rule(commit: Commit) -> tuple[int, str] | None:
         return 48, "a claim carries a chain"
     if not 0 <= commit.time_ms <= TIME_MS_MAX:
         return 80, f"time {commit.time_ms} ms is not between 0 and {TIME_MS_MAX} ms"
+    if not 0 <= commit.snapshot_seen < (number if commit.claim else 1):
+        return 96, f"commit {number} saw snapshot {commit.snapshot_seen}"
     return None
 
 
@@ -157,37 +177,61 @@ def _decode_operations(key: str, frame: Frame, count: int) -> tuple[Operation, .
     reader = Reader(frame.payload)
     try:
         reader.records(count)
+        contents = _Contents(reader, frame.version)
         operations: list[Operation] = []
         for _ in range(count):
             kind = reader.raw(1)
             decode = _DECODERS.get(kind)
             if decode is None:
                 raise Malformed(reader.offset - 1, f"unknown operation {kind!r}")
-            operations.append(decode(reader))
+            operations.append(decode(reader, contents))
+        contents.end()
         reader.end()
     except Malformed as error:
         raise frame.malformed(key, error.offset, error.reason) from None
     return tuple(operations)
 
 
-def _encode_operation(out: Writer, operation: Operation) -> None:
+class _Contents:
+    """Takes contents off a payload: in version 1 bytes and nothing else."""
+
+    def __init__(self, reader: Reader, version: int) -> None:
+        self._reader = reader
+        self._version = version
+        self._blobs: list[Blob] = []
+        self._used: set[Blob] = set()
+        if version > 1:
+            for _ in range(reader.uint()):
+                self._blobs.append(read_blob(reader, self._blobs[-1] if self._blobs else None))
+
+    def take(self) -> Content:
+        if self._version == 1:
+            return Content.of(self._reader.blob())
+        return read_content(self._reader, self._blobs, self._used)
+
+    def end(self) -> None:
+        if len(self._used) < len(self._blobs):
+            raise Malformed(self._reader.offset, "a blob that nothing refers to")
+
+
+def _encode_operation(out: Writer, operation: Operation, blobs: Mapping[Blob, int]) -> None:
     match operation:
         case MakeDirectory(path, mode, time_ms):
             out.raw(b"d")
             _write_path(out, path)
             out.mode(mode)
             out.time(time_ms)
-        case WriteFile(path, data, mode, time_ms):
+        case WriteFile(path, content, mode, time_ms):
             out.raw(b"w")
             _write_path(out, path)
             out.mode(mode)
             out.time(time_ms)
-            out.blob(data)
-        case AppendFile(path, data, time_ms):
+            write_content(out, content, blobs)
+        case AppendFile(path, content, time_ms):
             out.raw(b"a")
             _write_path(out, path)
             out.time(time_ms)
-            out.blob(data)
+            write_content(out, content, blobs)
         case Remove(path, time_ms):
             out.raw(b"r")
             _write_path(out, path)
@@ -235,21 +279,21 @@ def _read_database(reader: Reader) -> WriteDatabase:
     return WriteDatabase(size, extents)
 
 
-def _read_write(reader: Reader) -> WriteFile:
+def _read_write(reader: Reader, contents: _Contents) -> WriteFile:
     path, mode, time_ms = _read_path(reader), reader.mode(), reader.time()
-    return WriteFile(path, reader.blob(), mode, time_ms)
+    return WriteFile(path, contents.take(), mode, time_ms)
 
 
-def _read_append(reader: Reader) -> AppendFile:
+def _read_append(reader: Reader, contents: _Contents) -> AppendFile:
     path, time_ms = _read_path(reader), reader.time()
-    return AppendFile(path, reader.blob(), time_ms)
+    return AppendFile(path, contents.take(), time_ms)
 
 
-_DECODERS: Final[dict[bytes, Callable[[Reader], Operation]]] = {
-    b"d": lambda reader: MakeDirectory(_read_path(reader), reader.mode(), reader.time()),
+_DECODERS: Final[dict[bytes, Callable[[Reader, _Contents], Operation]]] = {
+    b"d": lambda reader, _: MakeDirectory(_read_path(reader), reader.mode(), reader.time()),
     b"w": _read_write,
     b"a": _read_append,
-    b"r": lambda reader: Remove(_read_path(reader), reader.time()),
-    b"m": lambda reader: Rename(_read_path(reader), _read_path(reader), reader.time()),
-    b"q": _read_database,
+    b"r": lambda reader, _: Remove(_read_path(reader), reader.time()),
+    b"m": lambda reader, _: Rename(_read_path(reader), _read_path(reader), reader.time()),
+    b"q": lambda reader, _: _read_database(reader),
 }

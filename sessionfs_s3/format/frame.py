@@ -3,8 +3,8 @@
 Big-endian, 64 bytes before the header::
 
     0   4  magic "SFS3"
-    4   1  format version (1)
-    5   1  kind: "c" commit, "s" snapshot
+    4   1  format version: 2; 1 is read as well
+    5   1  kind: "c" commit, "s" snapshot, "b" blob
     6   2  flags: bit 0 payload compressed (Zstandard, shorter than it was), bit 1 encrypted (refused), others zero
     8   4  header length in bytes
     12  8  payload length in bytes, as stored
@@ -26,7 +26,10 @@ import zstandard
 from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.format.limits import PAYLOAD_BYTES_MAX
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""What is written."""
+
+VERSIONS_READ: Final = (1, 2)
 MAGIC: Final = b"SFS3"
 DIGEST_BYTES: Final = 32
 _FIXED: Final = struct.Struct(">4sBcHIQQI")
@@ -37,7 +40,7 @@ HEADER_START: Final = _FIXED.size + DIGEST_BYTES
 _COMPRESSED: Final = 1
 _ENCRYPTED: Final = 2
 
-_COMPRESS_BYTES_MIN: Final = 128
+COMPRESS_BYTES_MIN: Final = 128
 """Payloads below this are stored as they are: Zstandard's own frame would cost more than it saves."""
 
 _COMPRESS_LEVEL: Final = 3
@@ -48,6 +51,7 @@ _COMPRESS_LEVEL: Final = 3
 class Frame:
     """A decoded frame: its *header*, its *payload* (decompressed), and the *digest* that it carried and that fits."""
 
+    version: int
     header: bytes
     payload: bytes
     digest: bytes
@@ -60,8 +64,10 @@ class Frame:
         return Corrupt(key, HEADER_START + len(self.header), f"payload byte {offset}: {reason}")
 
 
-def encode_frame(kind: bytes, header: bytes, payload: bytes) -> tuple[bytes, bytes]:
+def encode_frame(kind: bytes, header: bytes, payload: bytes, *, compress: bool = True) -> tuple[bytes, bytes]:
     """Return the frame around *header* and *payload*, and its digest. *kind* is one byte.
+
+    With *compress* the payload is compressed where that makes it smaller.
 
     Raises:
         ValueError: the payload is over :data:`PAYLOAD_BYTES_MAX`; callers bound what they put together.
@@ -69,8 +75,8 @@ def encode_frame(kind: bytes, header: bytes, payload: bytes) -> tuple[bytes, byt
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise ValueError(f"a payload of {len(payload)} bytes is over {PAYLOAD_BYTES_MAX}")
     flags, stored = 0, payload
-    if len(payload) >= _COMPRESS_BYTES_MIN:
-        compressed = zstandard.ZstdCompressor(level=_COMPRESS_LEVEL).compress(payload)
+    if compress and len(payload) >= COMPRESS_BYTES_MIN:
+        compressed = compressed_form(payload)
         if len(compressed) < len(payload):
             flags, stored = _COMPRESSED, compressed
     fixed = _FIXED.pack(MAGIC, FORMAT_VERSION, kind, flags, len(header), len(stored), len(payload), 0)
@@ -89,8 +95,9 @@ def decode_frame(key: str, kind: bytes, header_size: int, data: bytes) -> Frame:
     magic, version, found, flags, header_length, stored_length, payload_length, zero = _FIXED.unpack_from(data)
     if magic != MAGIC:
         raise Corrupt(key, 0, f"no frame: starts with {magic!r}, not {MAGIC!r}")
-    if version != FORMAT_VERSION:
-        raise Corrupt(key, 4, f"format version {version}; this release reads version {FORMAT_VERSION}")
+    if version not in VERSIONS_READ:
+        readable = " and ".join(map(str, VERSIONS_READ))
+        raise Corrupt(key, 4, f"format version {version}; this release reads versions {readable}")
     if found != kind:
         raise Corrupt(key, 5, f"kind {found!r} where {kind!r} belongs")
     if flags & _ENCRYPTED:
@@ -110,7 +117,8 @@ def decode_frame(key: str, kind: bytes, header_size: int, data: bytes) -> Frame:
     header, stored = data[HEADER_START : HEADER_START + header_length], data[HEADER_START + header_length :]
     if _digest(fixed, header, stored) != digest:
         raise Corrupt(key, _FIXED.size, "the checksum does not match")
-    return Frame(header, _payload(key, HEADER_START + header_length, stored, payload_length, flags), digest)
+    payload = _payload(key, HEADER_START + header_length, stored, payload_length, flags)
+    return Frame(version, header, payload, digest)
 
 
 def _payload(key: str, offset: int, stored: bytes, length: int, flags: int) -> bytes:
@@ -121,13 +129,27 @@ def _payload(key: str, offset: int, stored: bytes, length: int, flags: int) -> b
         return stored
     if len(stored) >= length:
         raise Corrupt(key, 20, f"compressed payload of {len(stored)} bytes is not shorter than its {length}")
+    return decompressed_form(key, offset, stored, length)
+
+
+def compressed_form(data: bytes) -> bytes:
+    """Return *data* as a Zstandard frame that states its size."""
+    return zstandard.ZstdCompressor(level=_COMPRESS_LEVEL).compress(data)
+
+
+def decompressed_form(key: str, offset: int, stored: bytes, length: int) -> bytes:
+    """Return the *length* bytes that *stored*, at *offset* of the object *key*, holds compressed.
+
+    Raises:
+        Corrupt: it is no Zstandard frame of exactly that length.
+    """
     try:
-        # The size inside the Zstandard frame decides what is allocated: it has to be the one that was bounded above.
+        # The size inside the Zstandard frame decides what is allocated: it has to be the one that is expected.
         if zstandard.frame_content_size(stored) != length:
-            raise Corrupt(key, offset, "compressed payload announces another length than its frame")
+            raise Corrupt(key, offset, "the compressed data announce another length than is expected")
         return zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise Corrupt(key, offset, f"compressed payload: {error}") from error
+        raise Corrupt(key, offset, f"compressed data: {error}") from error
 
 
 def _digest(fixed: bytes, header: bytes, stored: bytes) -> bytes:

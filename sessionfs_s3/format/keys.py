@@ -4,8 +4,10 @@
 
     tenants/<tenant>/sessions/<session>/log/<slot>.c    a commit
     tenants/<tenant>/sessions/<session>/log/<slot>.s    the snapshot after that commit
+    tenants/<tenant>/sessions/<session>/blob/<epoch>-<id>   contents of files
 
-``<slot>`` is the complement of the sequence number in 16 hexadecimal digits, so that a listing starts with the newest.
+``<slot>`` is the complement of the sequence number in 16 hexadecimal digits, so that a listing starts with the newest;
+``<epoch>`` is the epoch that wrote the blob in 16 hexadecimal digits, ``<id>`` its id in 32.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from enum import Enum
 from typing import Final
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.format.limits import SEQUENCE_MAX
+from sessionfs_s3.format.limits import ID_BYTES, SEQUENCE_MAX
+from sessionfs_s3.fs.chunk import Blob
 
 ID_BYTES_MAX: Final = 255
 """Longest id, encoded: some stores refuse longer path segments."""
 
 _LOG_NAME: Final = re.compile(r"([0-9a-f]{16})\.([cs])")
+_BLOB_NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{32})")
 _PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -61,6 +65,21 @@ class SessionKeys:
         """What the keys of all commits and snapshots start with."""
         return f"{self.prefix}log/"
 
+    @property
+    def blobs(self) -> str:
+        """What the keys of all blobs start with."""
+        return f"{self.prefix}blob/"
+
+    def blob(self, blob: Blob) -> str:
+        """Return the key of *blob*.
+
+        Raises:
+            ValueError: no blob has its epoch or id.
+        """
+        if not 1 <= blob.epoch <= SEQUENCE_MAX or len(blob.id) != ID_BYTES:
+            raise ValueError(f"no blob has epoch {blob.epoch} and an id of {len(blob.id)} bytes")
+        return f"{self.blobs}{blob.epoch:016x}-{blob.id.hex()}"
+
     def commit(self, sequence: int) -> str:
         """Return the key of the commit numbered *sequence*."""
         return f"{self.log}{_slot(sequence)}.{Kind.COMMIT.value}"
@@ -77,6 +96,15 @@ def parse_log_name(name: str) -> LogName | None:
         return None
     sequence = SEQUENCE_MAX - int(found[1], 16)
     return LogName(sequence, Kind(found[2])) if sequence else None
+
+
+def parse_blob_name(name: str) -> tuple[int, bytes] | None:
+    """Return epoch and id of the blob *name* (without the prefix), or None when no release of this project wrote it."""
+    found = _BLOB_NAME.fullmatch(name)
+    if found is None:
+        return None
+    epoch = int(found[1], 16)
+    return (epoch, bytes.fromhex(found[2])) if epoch else None
 
 
 def encode_id(what: str, value: str) -> str:

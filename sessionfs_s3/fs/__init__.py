@@ -3,6 +3,7 @@
 Pure: no input or output, no clock, no randomness, no asyncio. Time and mode reach it as arguments.
 """
 
+from sessionfs_s3.fs.chunk import CHUNK_BYTES, Blob, Body, Change, Chunk, Place, bytes_of, digest_of, source_of
 from sessionfs_s3.fs.commands import (
     append_file,
     make_directory,
@@ -30,15 +31,21 @@ from sessionfs_s3.fs.tree import (
     Stat,
     Tree,
     apply,
+    contents,
     find,
     list_directory,
     stat,
 )
 
 __all__ = [
+    "CHUNK_BYTES",
     "EMPTY",
     "EMPTY_TREE",
     "AppendFile",
+    "Blob",
+    "Body",
+    "Change",
+    "Chunk",
     "Content",
     "Directory",
     "File",
@@ -47,6 +54,7 @@ __all__ = [
     "Node",
     "Operation",
     "Path",
+    "Place",
     "Remove",
     "Rename",
     "Stat",
@@ -55,6 +63,9 @@ __all__ = [
     "WriteFile",
     "append_file",
     "apply",
+    "bytes_of",
+    "contents",
+    "digest_of",
     "find",
     "joined",
     "list_directory",
@@ -62,6 +73,7 @@ __all__ = [
     "parse",
     "remove",
     "rename",
+    "source_of",
     "stat",
     "write_file",
 ]

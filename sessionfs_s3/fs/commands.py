@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 from sessionfs_s3.errors import shown
+from sessionfs_s3.fs.content import Content
 from sessionfs_s3.fs.operations import (
     AppendFile,
     MakeDirectory,
@@ -58,7 +59,7 @@ def write_file(tree: Tree, path: Path, data: bytes, *, mode: int | None, time_ms
     depth = existing(tree, path)
     if depth == len(path) and _file(tree, path).content.equals(data):
         return []
-    return [*_parents(path, depth, time_ms), WriteFile(path, data, _bits(mode, FILE_MODE), time_ms)]
+    return [*_parents(path, depth, time_ms), WriteFile(path, Content.of(data), _bits(mode, FILE_MODE), time_ms)]
 
 
 def append_file(tree: Tree, path: Path, data: bytes, *, mode: int | None, time_ms: int) -> list[Operation]:
@@ -69,9 +70,11 @@ def append_file(tree: Tree, path: Path, data: bytes, *, mode: int | None, time_m
     """
     depth = existing(tree, path)
     if depth < len(path):
-        return [*_parents(path, depth, time_ms), WriteFile(path, data, _bits(mode, FILE_MODE), time_ms)]
-    _file(tree, path)
-    return [AppendFile(path, data, time_ms)] if data else []
+        return [*_parents(path, depth, time_ms), WriteFile(path, Content.of(data), _bits(mode, FILE_MODE), time_ms)]
+    room = _file(tree, path).content.room
+    # In two where it fills the last chunk and goes on, so that what follows is whole chunks and can be sealed.
+    parts = (data[:room], data[room:]) if len(data) > room else (data,)
+    return [AppendFile(path, Content.of(part), time_ms) for part in parts if part]
 
 
 def remove(tree: Tree, path: Path, *, recursive: bool, force: bool, time_ms: int) -> list[Operation]:

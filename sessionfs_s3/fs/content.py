@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-CHUNK_BYTES: Final = 64 * 1024
-"""Size of every chunk but the last. An append copies at most this much; a tuple of 200 MB holds 3,200 of them."""
+from sessionfs_s3.fs.chunk import CHUNK_BYTES, Chunk
 
 _ZEROS: Final = bytes(CHUNK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes that never change.
+    """Bytes that never change, held here or stored in blobs.
 
     Attributes:
         chunks: the bytes in order; every chunk but the last has exactly :data:`CHUNK_BYTES`, none is empty.
         size: how many bytes there are in all.
     """
 
-    chunks: tuple[bytes, ...]
+    chunks: tuple[Chunk, ...]
     size: int
 
     @classmethod
     def of(cls, data: bytes) -> Content:
         """Return *data* as contents."""
-        return EMPTY.appended(data)
+        chunks = tuple(Chunk.held(data[at : at + CHUNK_BYTES]) for at in range(0, len(data), CHUNK_BYTES))
+        return cls(chunks, len(data))
+
+    @property
+    def room(self) -> int:
+        """How many bytes the last chunk has room for; 0 when it is full, or there is none."""
+        return -self.size % CHUNK_BYTES
 
     def appended(self, data: bytes) -> Content:
         """Return these contents followed by *data*."""
-        if not data:
+        return self.joined(Content.of(data[: self.room])).joined(Content.of(data[self.room :]))
+
+    def joined(self, other: Content) -> Content:
+        """Return these contents followed by *other*, whose chunks are shared where they fit.
+
+        Raises:
+            ValueError: they do not fit, and their bytes are not held here.
+        """
+        room = self.room
+        if not other.size:
             return self
-        room = -self.size % CHUNK_BYTES
-        whole = self.chunks[:-1] if room else self.chunks
-        first = (self.chunks[-1] + data[:room],) if room else ()
-        rest = tuple(data[at : at + CHUNK_BYTES] for at in range(room, len(data), CHUNK_BYTES))
-        return Content(whole + first + rest, self.size + len(data))
+        if not room:
+            return Content(self.chunks + other.chunks, self.size + other.size)
+        last, first = self.chunks[-1], other.chunks[0]
+        if not isinstance(first.body, bytes) or (other.size > room and not other.is_held):
+            raise ValueError(f"sealed chunks begin {room} bytes before the end of a chunk")
+        if other.size > room:
+            return self.appended(other.to_bytes())
+        longer = last.changed(last.size + first.size, ((last.size, first.body),))
+        return Content((*self.chunks[:-1], longer), self.size + other.size)
 
     def patched(self, size: int, extents: Iterable[tuple[int, bytes]]) -> Content:
         """Return these contents with each extent ``(offset, bytes)`` written over them, cut or zero-filled to *size*.
@@ -46,41 +64,57 @@ class Content:
         touch, each once, and one tuple, not the file.
         """
         chunks = list(self._resized(size).chunks)
-        touched: dict[int, bytearray] = {}
+        touched: dict[int, list[tuple[int, bytes]]] = {}
         for offset, data in extents:
             at = 0
             while at < len(data):
                 index, start = divmod(offset + at, CHUNK_BYTES)
-                if index not in touched:
-                    touched[index] = bytearray(chunks[index])
                 part = data[at : at + CHUNK_BYTES - start]
-                touched[index][start : start + len(part)] = part
+                touched.setdefault(index, []).append((start, part))
                 at += len(part)
-        for index, chunk in touched.items():
-            chunks[index] = bytes(chunk)
+        for index, patches in touched.items():
+            chunks[index] = chunks[index].changed(chunks[index].size, patches)
         return Content(tuple(chunks), size)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether all bytes are here, and nothing has to be read."""
+        return all(isinstance(chunk.body, bytes) for chunk in self.chunks)
+
     def equals(self, data: bytes) -> bool:
-        """Return whether these contents are exactly *data*."""
-        return self.size == len(data) and self.to_bytes() == data
+        """Return whether these contents are exactly *data*, as far as that is known without reading."""
+        return self.size == len(data) and all(
+            chunk.holds(data[start : start + chunk.size]) for start, chunk in self.placed()
+        )
+
+    def placed(self) -> Iterator[tuple[int, Chunk]]:
+        """Return each chunk with its offset in bytes."""
+        return ((index * CHUNK_BYTES, chunk) for index, chunk in enumerate(self.chunks))
 
     def to_bytes(self) -> bytes:
-        """Return all bytes in one piece."""
-        return b"".join(self.chunks)
+        """Return all bytes in one piece.
+
+        Raises:
+            ValueError: they are not all held here.
+        """
+        if not self.is_held:
+            raise ValueError("sealed chunks have to be read")
+        return b"".join(chunk.body for chunk in self.chunks if isinstance(chunk.body, bytes))
 
     def _resized(self, size: int) -> Content:
-        if size > self.size:
-            return self._zero_filled(size)
+        if size >= self.size:
+            return self._zero_filled(size) if size > self.size else self
         count, rest = divmod(size, CHUNK_BYTES)
-        last = (self.chunks[count][:rest],) if rest else ()
+        last = (self.chunks[count].changed(rest, ()),) if rest else ()
         return Content(self.chunks[:count] + last, size)
 
     def _zero_filled(self, size: int) -> Content:
-        """Return these contents with zeros up to *size*; the zero chunks are one object, whatever the size."""
-        padded = self.appended(bytes(min(-self.size % CHUNK_BYTES, size - self.size)))
+        """Return these contents with zeros up to *size*; all zeros share one object, whatever the size."""
+        padded = self.appended(bytes(min(self.room, size - self.size)))
         count, rest = divmod(size - padded.size, CHUNK_BYTES)
-        last = (_ZEROS[:rest],) if rest else ()
-        return Content(padded.chunks + (_ZEROS,) * count + last, size)
+        zeros = tuple(Chunk.held(_ZEROS) for _ in range(count))
+        last = (Chunk.held(_ZEROS[:rest]),) if rest else ()
+        return Content(padded.chunks + zeros + last, size)
 
 
 EMPTY: Final = Content((), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from sessionfs_s3.fs.content import Content
 from sessionfs_s3.fs.paths import Path, length
 
 DATABASE_BYTES_MAX: Final = 1 << 32
@@ -16,6 +17,9 @@ DATABASE_BYTES_MAX: Final = 1 << 32
 
 _FIELDS_BYTES_MAX: Final = 32
 """What an operation or an extent takes as stored, at most, beside its paths and data."""
+
+_CHUNK_BYTES_MAX: Final = 64
+"""What a chunk in a blob of its own takes as stored, at most: its place, and its blob's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +40,20 @@ class WriteFile:
     """Create the file *path*, whose parent exists, with *mode*, or replace its contents and keep its mode."""
 
     path: Path
-    data: bytes
+    content: Content
     mode: int
     time_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class AppendFile:
-    """Add *data* at the end of the file *path*, which exists."""
+    """Add *content* at the end of the file *path*, which exists.
+
+    Contents that are sealed in blobs begin where a chunk of the file ends.
+    """
 
     path: Path
-    data: bytes
+    content: Content
     time_ms: int
 
 
@@ -85,8 +92,8 @@ def payload_bytes(operation: Operation) -> int:
     nor long paths make a commit larger than a frame may be.
     """
     match operation:
-        case WriteFile(path=path, data=data) | AppendFile(path=path, data=data):
-            return _FIELDS_BYTES_MAX + length(path) + len(data)
+        case WriteFile(path=path, content=content) | AppendFile(path=path, content=content):
+            return _FIELDS_BYTES_MAX + length(path) + content.size + _CHUNK_BYTES_MAX * len(content.chunks)
         case WriteDatabase(extents=extents):
             return _FIELDS_BYTES_MAX + sum(_FIELDS_BYTES_MAX + len(data) for _, data in extents)
         case Rename(source=source, target=target):

@@ -8,7 +8,7 @@ Every walk is iterative: a tree can be as deep as the longest path allows.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -142,6 +142,19 @@ def list_directory(tree: Tree, path: Path) -> list[tuple[str, Node]]:
     return sorted(node.entries.items())
 
 
+def contents(tree: Tree) -> Iterator[Content]:
+    """Return the contents of every file, and the database."""
+    waiting: list[Node] = [tree.root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, File):
+            yield node.content
+        else:
+            waiting.extend(node.entries.values())
+    if tree.database is not None:
+        yield tree.database
+
+
 def apply(tree: Tree, operation: Operation) -> Tree:
     """Return *tree* after *operation*.
 
@@ -153,13 +166,10 @@ def apply(tree: Tree, operation: Operation) -> Tree:
         match operation:
             case MakeDirectory(path, mode, time_ms):
                 return _make_directory(tree, path, mode, time_ms)
-            case WriteFile(path, data, mode, time_ms):
-                return _write(tree, path, data, mode, time_ms)
-            case AppendFile(path, data, time_ms):
-                file = find(tree, path)
-                if isinstance(file, Directory):
-                    raise Inapplicable(f"{joined(path)} is a directory")
-                return _with(tree, path, replace(file, content=file.content.appended(data), mtime_ms=time_ms), None)
+            case WriteFile(path, content, mode, time_ms):
+                return _write(tree, path, content, mode, time_ms)
+            case AppendFile(path, content, time_ms):
+                return _append(tree, path, content, time_ms)
             case Remove(path, time_ms):
                 find(tree, path)
                 return _with(tree, path, None, time_ms)
@@ -183,11 +193,21 @@ def _make_directory(tree: Tree, path: Path, mode: int, time_ms: int) -> Tree:
     return _with(tree, path[: depth + 1], node, time_ms)
 
 
-def _write(tree: Tree, path: Path, data: bytes, mode: int, time_ms: int) -> Tree:
+def _append(tree: Tree, path: Path, content: Content, time_ms: int) -> Tree:
+    file = find(tree, path)
+    if isinstance(file, Directory):
+        raise Inapplicable(f"{joined(path)} is a directory")
+    try:
+        longer = file.content.joined(content)
+    except ValueError as error:
+        raise Inapplicable(f"{joined(path)}: {error}") from error
+    return _with(tree, path, replace(file, content=longer, mtime_ms=time_ms), None)
+
+
+def _write(tree: Tree, path: Path, content: Content, mode: int, time_ms: int) -> Tree:
     old = _lookup(tree, path)
     if isinstance(old, Directory):
         raise Inapplicable(f"{joined(path)} is a directory")
-    content = Content.of(data)
     if old is None:
         return _with(tree, path, File(content, mode, time_ms, time_ms), time_ms)
     return _with(tree, path, replace(old, content=content, mtime_ms=time_ms), None)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sessionfs_s3.errors import Closed, SessionFsError
-from sessionfs_s3.fs import Operation, Tree, apply
+from sessionfs_s3.fs import CHUNK_BYTES, AppendFile, Operation, Tree, WriteFile, apply
 from sessionfs_s3.fs.operations import payload_bytes
-from sessionfs_s3.volume.log import SessionLog
+from sessionfs_s3.volume.blobs import BlobWriter
+from sessionfs_s3.volume.log import FIRST_EPOCH, SessionLog
 from sessionfs_s3.volume.options import VolumeOptions
 from sessionfs_s3.volume.snapshots import SnapshotWriter
 from sessionfs_s3.volume.state import State
@@ -52,20 +53,24 @@ class Committer:
         tree: the state with everything that was accepted, committed or not: what the session reads.
         state: the state after the last commit.
         error: why nothing more is accepted, once that is so.
+        asleep: whether the tree was given up to save memory; :meth:`wake` has to bring it back before anything else.
     """
 
     def __init__(
         self,
         log: SessionLog,
         state: State,
+        blobs: BlobWriter,
         snapshots: SnapshotWriter,
         options: VolumeOptions,
     ) -> None:
-        """Commit to *log* from *state* on."""
+        """Commit to *log* from *state* on; large contents through *blobs*."""
         self.tree = state.tree
         self.state = state
         self.error: SessionFsError | None = None
+        self.asleep = False
         self._log = log
+        self._blobs = blobs
         self._snapshots = snapshots
         self._options = options
         self._queue: deque[_Entry] = deque()
@@ -84,6 +89,25 @@ class Committer:
     def idle(self) -> bool:
         """Whether everything accepted so far is committed."""
         return not self._queue and (self._task is None or self._task.done())
+
+    def rest(self) -> bool:
+        """Give the tree up, which is stored, unless something is under way; return whether it is given up."""
+        if self.asleep or self.error is not None:
+            return True
+        if not self.idle or not self._snapshots.idle:
+            return False
+        self.asleep = True
+        self.state = State(head=self.state.head)
+        self.tree = self.state.tree
+        return True
+
+    def wake(self, state: State) -> None:
+        """Go on from *state*, which was read anew and has the head of the state that was given up."""
+        assert self.asleep
+        assert state.head == self.state.head
+        self.state = state
+        self.tree = state.tree
+        self.asleep = False
 
     async def submit(self, plan: Plan, durability: Durability) -> None:
         """Apply the operations of *plan* to the tree and commit them as *durability* says.
@@ -126,6 +150,19 @@ class Committer:
         if self._task is not None:
             # wait() shields: a caller who gives up does not take the commit with him.
             await asyncio.wait([self._task])
+
+    async def confirmed(self) -> int:
+        """Wait for the commit that is under way, if any, and return the number of the last one.
+
+        Raises:
+            SessionFsError: the volume has failed.
+        """
+        sequence = self.state.head.sequence
+        while self._task is not None and not self._task.done() and self.state.head.sequence == sequence:
+            self._progress.clear()
+            await self._progress.wait()
+        self.check()
+        return self.state.head.sequence
 
     async def flush(self) -> None:
         """Commit everything that is queued. Raises as :meth:`submit`."""
@@ -177,9 +214,10 @@ class Committer:
                 batch = self._take()
                 operations = [operation for entry in batch for operation in entry.operations]
                 if operations:
+                    await self._seal(operations)
                     tree = self._tree_after(operations)
                     self.state = await self._log.append(self.state, operations, tree)
-                    self.state = self._snapshots.consider(self.state)
+                    self.state = self._snapshots.consider(self.state, self.confirmed)
                 self._progress.set()
                 for entry in batch:
                     _settle(entry, None)
@@ -195,6 +233,20 @@ class Committer:
             for entry in batch:
                 _settle(entry, failure)
             raise
+
+    async def _seal(self, operations: Sequence[Operation]) -> None:
+        """Store the contents of large writes in blobs: the chunks of the trees that hold them are places then."""
+        # Never less than a chunk: what fills up the last chunk of a file becomes part of it, and is not sealed alone.
+        inline_bytes_max = max(self._options.inline_bytes_max, CHUNK_BYTES)
+        large = [
+            (chunk, chunk.body)
+            for operation in operations
+            if isinstance(operation, (WriteFile, AppendFile)) and operation.content.size > inline_bytes_max
+            for chunk in operation.content.chunks
+            if isinstance(chunk.body, bytes)
+        ]
+        if large:
+            await self._blobs.seal(large, self.state.head.epoch or FIRST_EPOCH)
 
     def _take(self) -> list[_Entry]:
         """Take the entries of the next commit off the queue, in order, bounded in bytes and count."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sessionfs_s3.errors import Closed
-from sessionfs_s3.fs import Content, Tree, WriteDatabase
+from sessionfs_s3.fs import EMPTY, Content, Tree, WriteDatabase
 from sessionfs_s3.volume.committer import Durability, Plan
 from sessionfs_s3.volume.environment import Environment
 from sessionfs_s3.volume.sqlite import (
@@ -25,6 +25,7 @@ from sessionfs_s3.volume.sqlite import (
     SqlError,
     Statement,
 )
+from sessionfs_s3.volume.view import View
 
 T = TypeVar("T")
 
@@ -34,20 +35,21 @@ class SessionDatabase:
 
     def __init__(
         self,
-        tree: Callable[[], Tree],
+        view: View,
         change: Callable[[Plan, Durability], Awaitable[None]],
         environment: Environment,
         limits: Limits,
     ) -> None:
-        """Follow the database in *tree()*; commit changes through *change*."""
+        """Follow the database that *view* shows; commit changes through *change*."""
         self._limits = limits
-        self._tree = tree
+        self._view = view
         self._change = change
         self._environment = environment
         self._lock = asyncio.Lock()
         self._scratch: ScratchDatabase | None = None
         self._directory: Path | None = None
         self._content: Content | None = None
+        self._resting: asyncio.Task[None] | None = None
         self._closed = False
 
     async def query(
@@ -69,6 +71,18 @@ class SessionDatabase:
     async def transaction(self, statements: Sequence[Statement], durability: Durability) -> tuple[QueryResult, ...]:
         """Run *statements* in one transaction and commit what they changed. Raises as :meth:`query`."""
         return await self._apart(self._run(lambda scratch: scratch.transaction(statements), durability))
+
+    def rest(self) -> bool:
+        """Give the scratch file up in the background, unless a statement is running; return whether it is not."""
+        if self._lock.locked():
+            return False
+        if self._scratch is not None:
+            self._resting = asyncio.create_task(self._give_up())
+        return True
+
+    async def _give_up(self) -> None:
+        async with self._lock:
+            await self._discard()
 
     async def aclose(self) -> None:
         """Remove the scratch file; a statement that is running is ended, one that is being stored is waited for."""
@@ -94,7 +108,7 @@ class SessionDatabase:
                 if change is not None:
                     operation = WriteDatabase(change.size, change.extents)
                     await self._change(lambda _: [operation], durability)
-                    self._content = self._tree().database
+                    self._content = (await self._view.tree()).database
             except SqlError:
                 raise
             except BaseException:
@@ -106,14 +120,20 @@ class SessionDatabase:
         """Return the scratch database, made anew where it does not hold what the tree holds."""
         if self._closed:
             raise Closed("the volume is closed")
-        content = self._tree().database
-        if self._scratch is not None and self._content is content:
+        if self._scratch is not None and self._content is (await self._view.tree()).database:
             return self._scratch
         await self._discard()
-        image = None if content is None else content.chunks
-        self._content = content
+
+        def database(tree: Tree) -> Content:
+            # The last one asked for is the one that is read: a reader may move on when a blob was collected.
+            self._content = tree.database
+            return tree.database or EMPTY
+
+        image = await self._view.read(database)
         self._directory = await self._environment.run_in_thread(self._environment.scratch_directory)
-        opened = functools.partial(ScratchDatabase.open, image, directory=self._directory, limits=self._limits)
+        opened = functools.partial(
+            ScratchDatabase.open, [image] if self._content else None, directory=self._directory, limits=self._limits
+        )
         self._scratch = await self._environment.run_in_thread(opened)
         return self._scratch
 

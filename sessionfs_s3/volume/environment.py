@@ -10,12 +10,20 @@ import random
 import secrets
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
+
+from sessionfs_s3.volume.cache import ContentCache
 
 T = TypeVar("T")
+
+
+THREAD_BYTES_MIN: Final = 256 * 1024
+"""From this size on bytes are encoded and decoded in a thread: below, the hop costs more than the work."""
+
+_PROCESS_CACHE: Final = ContentCache()
 
 
 class RunInThread(Protocol):
@@ -37,6 +45,7 @@ class Environment:
         uniform: a number between 0 and 1, for jitter.
         run_in_thread: runs a blocking function off the event loop.
         scratch_directory: makes a new private directory (mode 0700) for files that may vanish at any time.
+        cache: what is kept of file contents; one for all volumes of a process.
     """
 
     wall_ms: Callable[[], int]
@@ -45,6 +54,7 @@ class Environment:
     uniform: Callable[[], float]
     run_in_thread: RunInThread
     scratch_directory: Callable[[], Path]
+    cache: ContentCache
 
 
 def system_environment() -> Environment:
@@ -56,7 +66,20 @@ def system_environment() -> Environment:
         uniform=random.random,
         run_in_thread=asyncio.to_thread,
         scratch_directory=lambda: Path(tempfile.mkdtemp(prefix="sessionfs-")),
+        cache=_PROCESS_CACHE,
     )
+
+
+async def all_of(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all answers in order; the first failure cancels the rest, and waits for their end."""
+    tasks = [asyncio.ensure_future(request) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _wall_ms() -> int:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+import logging
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from sessionfs_s3.errors import Corrupt, KeyNotFound
-from sessionfs_s3.format import Kind, SessionKeys, decode_snapshot, parse_log_name
-from sessionfs_s3.store.protocol import Page, Store
+from sessionfs_s3.format import Kind, decode_snapshot, parse_log_name
+from sessionfs_s3.store.protocol import Page
 from sessionfs_s3.volume import retry
-from sessionfs_s3.volume.environment import Environment
-from sessionfs_s3.volume.retry import Patience
-from sessionfs_s3.volume.state import EMPTY_STATE, State, replay
+from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
+from sessionfs_s3.volume.session import Session
+from sessionfs_s3.volume.state import EMPTY_STATE, LateSnapshot, State, replay
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 _FETCHES_AT_ONCE: Final = 32
 """Parallel GETs of one load: half of the connections that the S3 client keeps, so that one load leaves room."""
 
 _LISTINGS_MAX: Final = 5
 """Listings of one load before a log that does not hold still counts as broken."""
-
-THREAD_BYTES_MIN: Final = 256 * 1024
-"""From this size on an object is decoded in a thread: below, the hop costs more than the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,12 @@ class Listing:
     Attributes:
         snapshot: the number of the newest snapshot, 0 when there is none.
         commits: the sizes in bytes of the commits after it, by number, ascending.
+        modified_ms: when the store received the newest of them, by its own clock, in milliseconds since the Unix epoch.
     """
 
     snapshot: int
     commits: Mapping[int, int]
+    modified_ms: int
 
     @property
     def head(self) -> int:
@@ -49,27 +52,26 @@ class Listing:
 class LogReader:
     """Reads one session's log."""
 
-    def __init__(
-        self,
-        store: Store,
-        keys: SessionKeys,
-        environment: Environment,
-        patience: Patience,
-    ) -> None:
-        """Read the objects named by *keys* from *store*."""
-        self._store = store
-        self._keys = keys
-        self._environment = environment
-        self._patience = patience
+    def __init__(self, session: Session) -> None:
+        """Read the log of *session*."""
+        self._session = session
+        self._keys = session.keys
 
-    async def listing(self) -> Listing:
+    @property
+    def name(self) -> str:
+        """Which session, for messages."""
+        return self._keys.prefix
+
+    async def listing(self, passing_over: AbstractSet[int] = frozenset()) -> Listing:
         """List the log: one request, unless more than a page of commits was written since the last snapshot.
+
+        Snapshots whose numbers are in *passing_over* are treated as if they were not there.
 
         Raises:
             Unavailable, Refused: the store does not answer, or refuses. It never looks like an empty log.
         """
         commits: dict[int, int] = {}
-        snapshot = 0
+        snapshot = newest = modified_ms = 0
         cursor: str | None = None
         while True:
             page = await self._list_page(cursor)
@@ -77,15 +79,17 @@ class LogReader:
                 name = parse_log_name(entry.key.removeprefix(self._keys.log))
                 if name is None:
                     continue
-                if name.kind is Kind.SNAPSHOT:
-                    snapshot = max(snapshot, name.sequence)
-                else:
+                if name.kind is Kind.COMMIT:
                     commits[name.sequence] = entry.size
+                elif name.sequence not in passing_over:
+                    snapshot = max(snapshot, name.sequence)
+                if name.sequence > newest:
+                    newest, modified_ms = name.sequence, entry.modified_ms
             cursor = page.cursor
             # Names descend with the sequence number: in a sorted listing nothing after the first snapshot matters.
-            if cursor is None or (snapshot and self._store.lists_sorted):
+            if cursor is None or (snapshot and self._session.store.lists_sorted):
                 after = {number: commits[number] for number in sorted(commits) if number > snapshot}
-                return Listing(snapshot, after)
+                return Listing(snapshot, after, modified_ms)
 
     async def load(self, known: State = EMPTY_STATE) -> State:
         """Return the session's state, reading only what is newer than *known*.
@@ -97,34 +101,49 @@ class LogReader:
         return await self.advance(known, await self.listing())
 
     async def advance(self, known: State, listing: Listing) -> State:
-        """Return the state that *listing* shows, reading only what is newer than *known*. Raises as :meth:`load`."""
-        missing = ""
+        """Return the state that *listing* shows, reading only what is newer than *known*. Raises as :meth:`load`.
+
+        A newest snapshot that is damaged or came late is passed over: the one before it and the commits since tell the
+        same. Where these are gone, one that came late has to do.
+        """
+        missing: Corrupt | None = None
+        damaged: set[int] = set()
+        late: set[int] = set()
+        lenient = False
         for _ in range(_LISTINGS_MAX):
             try:
-                return await self._follow(known, listing)
+                return await self._follow(known, listing, lenient=lenient)
+            except LateSnapshot:
+                late.add(listing.snapshot)
             except KeyNotFound as answer:
-                missing = answer.key
-            except Corrupt:
-                # What was known may belong to a session of the same name that was deleted since.
-                if known is EMPTY_STATE:
+                lenient = bool(late)
+                if not damaged:
+                    missing = Corrupt(answer.key, 0, f"missing from the log in {_LISTINGS_MAX} listings")
+            except Corrupt as error:
+                if listing.snapshot and error.key == self._keys.snapshot(listing.snapshot):
+                    missing = error
+                    damaged.add(listing.snapshot)
+                    _logger.error("%s; reading the snapshot before it", error)  # noqa: TRY400  # the message says it all
+                # Otherwise what was known may belong to a session of the same name that was deleted since.
+                elif known is EMPTY_STATE:
                     raise
-            known, listing = EMPTY_STATE, await self.listing()
-        raise Corrupt(missing, 0, f"missing from the log in {_LISTINGS_MAX} listings")
+            known, listing = EMPTY_STATE, await self.listing(damaged if lenient else damaged | late)
+        raise missing or Corrupt(self._keys.log, 0, f"did not hold still in {_LISTINGS_MAX} listings")
 
-    async def _follow(self, known: State, listing: Listing) -> State:
+    async def _follow(self, known: State, listing: Listing, *, lenient: bool) -> State:
         base = self._base(known, listing)
         keys = [self._keys.commit(number) for number in range(base + 1, listing.head + 1)]
         gate = asyncio.Semaphore(_FETCHES_AT_ONCE)
         if base in (0, known.head.sequence):
             state = known if base else EMPTY_STATE
-            objects = await _all(self._fetch(key, gate) for key in keys)
+            objects = await all_of(self._fetch(key, gate) for key in keys)
         else:
             key = self._keys.snapshot(base)
-            data, *objects = await _all(self._fetch(each, gate) for each in (key, *keys))
+            data, *objects = await all_of(self._fetch(each, gate) for each in (key, *keys))
             snapshot = await self._worked(len(data), functools.partial(decode_snapshot, key, data, sequence=base))
             state = State.of_snapshot(snapshot, len(data))
         for key, data in zip(keys, objects, strict=True):
-            state = await self._worked(len(data), functools.partial(replay, state, key, data))
+            state = await self._worked(len(data), functools.partial(replay, state, key, data, lenient=lenient))
         return state
 
     def _base(self, known: State, listing: Listing) -> int:
@@ -144,33 +163,21 @@ class LogReader:
         prefix = self._keys.log
         return await retry.read(
             f"listing {prefix}",
-            lambda: self._store.list(prefix, cursor=cursor),
-            self._patience,
-            self._environment,
+            lambda: self._session.store.list(prefix, cursor=cursor),
+            self._session.options.patience,
+            self._session.environment,
         )
 
     async def _fetch(self, key: str, gate: asyncio.Semaphore) -> bytes:
         async with gate:
             fetched = await retry.read(
                 f"reading {key}",
-                lambda: self._store.get(key),
-                self._patience,
-                self._environment,
+                lambda: self._session.store.get(key),
+                self._session.options.patience,
+                self._session.environment,
             )
         return fetched.data
 
     async def _worked(self, size: int, work: Callable[[], T]) -> T:
         """Return what *work* on an object of *size* bytes returns; in a thread when it is large."""
-        return work() if size < THREAD_BYTES_MIN else await self._environment.run_in_thread(work)
-
-
-async def _all(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all answers in order; the first failure cancels the rest."""
-    tasks = [asyncio.ensure_future(request) for request in requests]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+        return work() if size < THREAD_BYTES_MIN else await self._session.environment.run_in_thread(work)

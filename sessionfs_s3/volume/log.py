@@ -17,6 +17,7 @@ from sessionfs_s3.errors import (
     Corrupt,
     Denied,
     Fenced,
+    InUse,
     KeyNotFound,
     NoAnswer,
     PreconditionFailed,
@@ -27,18 +28,20 @@ from sessionfs_s3.errors import (
 from sessionfs_s3.format import (
     CHAIN_START,
     Commit,
-    SessionKeys,
     decode_commit,
     encode_commit,
     next_chain,
 )
 from sessionfs_s3.fs import Operation, Tree
 from sessionfs_s3.fs.operations import payload_bytes
-from sessionfs_s3.store.protocol import IF_ABSENT, Store
-from sessionfs_s3.volume.environment import Environment
-from sessionfs_s3.volume.loading import THREAD_BYTES_MIN, Listing, LogReader
-from sessionfs_s3.volume.options import VolumeOptions
-from sessionfs_s3.volume.state import EMPTY_STATE, Head, State
+from sessionfs_s3.store.protocol import IF_ABSENT
+from sessionfs_s3.volume.environment import THREAD_BYTES_MIN
+from sessionfs_s3.volume.loading import Listing, LogReader
+from sessionfs_s3.volume.session import Session
+from sessionfs_s3.volume.state import EMPTY_STATE, State
+
+FIRST_EPOCH: Final = 1
+"""The epoch of a session's first commit, which is its own claim."""
 
 _ID_BYTES: Final = 16
 
@@ -51,21 +54,16 @@ class SessionLog:
         writer: this writer's identity, 16 random bytes.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        keys: SessionKeys,
-        environment: Environment,
-        options: VolumeOptions,
-    ) -> None:
-        """Write the objects named by *keys* to *store*."""
-        self.reader = LogReader(store, keys, environment, options.patience)
-        self.writer = environment.random_bytes(_ID_BYTES)
-        self._store = store
-        self._keys = keys
-        self._environment = environment
-        self._options = options
+    def __init__(self, session: Session) -> None:
+        """Write the log of *session*."""
+        self.reader = LogReader(session)
+        self.writer = session.environment.random_bytes(_ID_BYTES)
+        self._store = session.store
+        self._keys = session.keys
+        self._environment = session.environment
+        self._options = session.options
         self._listed_s = 0.0
+        self._heard_s = 0.0
 
     async def open(self) -> State:
         """Load the session and claim it: one listing, then the reads and the claim side by side.
@@ -74,6 +72,7 @@ class SessionLog:
         they wrote is read and the next slot claimed, until the deadline.
 
         Raises:
+            InUse: somebody commits to the session, and the options say to leave it to them then.
             Unavailable: the store does not answer, or the claim kept losing, for the whole deadline.
             CommitUnknown: the fate of the claim is unknown. Nothing of the session changed either way.
             Refused, Corrupt: as in :meth:`LogReader.load`.
@@ -84,10 +83,11 @@ class SessionLog:
         tries = 0
         while not tries or self._environment.uptime_s() < until_s:
             tries += 1
-            self._listed_s = self._environment.uptime_s()
+            self._listed_s = self._heard_s = self._environment.uptime_s()
             listing = await self.reader.listing()
             if not listing.head:
                 return EMPTY_STATE
+            self._check_idle(listing)
             claimed, loaded = await asyncio.gather(
                 self._claim(listing),
                 self.reader.advance(state, listing),
@@ -103,7 +103,7 @@ class SessionLog:
                 commit, digest, size = claimed
                 if state.head.sequence == listing.head and not self._too_late():
                     chain = next_chain(state.head.chain, digest)
-                    return state.advanced(_head(commit, chain), state.tree, size)
+                    return state.advanced(commit, chain, state.tree, size)
             await self._options.patience.pause(self._environment, tries)
         raise Unavailable(f"claiming {self._keys.prefix}: other writers were first for {deadline_s:g} s")
 
@@ -116,9 +116,8 @@ class SessionLog:
             Unavailable, Refused: nothing was stored.
             Corrupt: an object that no writer could have put there stands in the slot.
         """
+        await self._check_unchanged(state)
         first = not state.head.sequence
-        if first:
-            await self._check_still_absent()
         sequence = state.head.sequence + 1
         commit = Commit(
             sequence=sequence,
@@ -134,9 +133,10 @@ class SessionLog:
         other = await self._put(commit, data)
         if other is not None:
             raise self._fenced(other)
-        if first and self._too_late():
-            raise CommitUnknown(f"{self._keys.prefix}: the first commit was answered too late to count")
-        return state.advanced(_head(commit, next_chain(state.head.chain, digest)), tree, len(data))
+        if self._too_late() if first else self._out_of_contact_s() > self._options.fence_age_s:
+            raise CommitUnknown(f"committing {self._keys.commit(sequence)}: the answer came too late to count")
+        self._heard_s = self._environment.uptime_s()
+        return state.advanced(commit, next_chain(state.head.chain, digest), tree, len(data))
 
     async def _claim(self, listing: Listing) -> tuple[Commit, bytes, int] | None:
         """Put a claim into the slot after *listing*; return it, its digest and its size, or None if that was taken."""
@@ -150,6 +150,7 @@ class SessionLog:
             time_ms=self._environment.wall_ms(),
             claim=True,
             operations=(),
+            snapshot_seen=listing.snapshot,
         )
         data, digest = encode_commit(commit)
         return (commit, digest, len(data)) if await self._put(commit, data) is None else None
@@ -203,14 +204,35 @@ class SessionLog:
             raise CommitUnknown(f"committing {key}: the slot is taken, by whom cannot be read: {answer}") from answer
         return decode_commit(key, fetched.data, sequence=sequence)[0]
 
-    async def _check_still_absent(self) -> None:
-        """Make sure that a first commit goes where nothing ever was, however long ago the session was looked for."""
-        if self._environment.uptime_s() - self._listed_s > self._options.claim_answer_s_max / 2:
-            listed_s = self._environment.uptime_s()
-            listing = await self.reader.listing()
-            if listing.head:
-                raise Fenced(f"{self._keys.prefix}: another writer created the session (commit {listing.head})")
-            self._listed_s = listed_s
+    async def _check_unchanged(self, state: State) -> None:
+        """Make sure, when the store has not been heard of for long, that the next slot is one that never was taken.
+
+        Otherwise it could have been taken by another writer and collected since.
+        """
+        options = self._options
+        trusted_s = (options.fence_age_s if state.head.sequence else options.claim_answer_s_max) / 2
+        if self._out_of_contact_s() <= trusted_s:
+            return
+        listed_s = self._environment.uptime_s()
+        listing = await self.reader.listing()
+        if listing.head != state.head.sequence:
+            raise Fenced(f"{self._keys.prefix}: another writer has taken the session over (commit {listing.head})")
+        self._listed_s = self._heard_s = listed_s
+
+    def _check_idle(self, listing: Listing) -> None:
+        """Raise InUse when the newest commit is younger than the options allow for taking the session over."""
+        idle_s = self._options.takeover_idle_s
+        if idle_s is None:
+            return
+        age_s = (self._environment.wall_ms() - listing.modified_ms) / 1000
+        if age_s < idle_s:
+            raise InUse(
+                f"{self._keys.prefix}: in use: commit {listing.head} was stored {age_s:.1f} s ago, "
+                f"and is left alone for {idle_s:g} s"
+            )
+
+    def _out_of_contact_s(self) -> float:
+        return self._environment.uptime_s() - self._heard_s
 
     def _too_late(self) -> bool:
         return self._environment.uptime_s() - self._listed_s > self._options.claim_answer_s_max
@@ -232,10 +254,6 @@ class SessionLog:
         if sum(map(payload_bytes, commit.operations)) < THREAD_BYTES_MIN:
             return encode_commit(commit)
         return await self._environment.run_in_thread(functools.partial(encode_commit, commit))
-
-
-def _head(commit: Commit, chain: bytes) -> Head:
-    return Head(commit.sequence, commit.epoch, commit.writer, chain, commit.time_ms)
 
 
 def _same(found: Commit, commit: Commit) -> bool:

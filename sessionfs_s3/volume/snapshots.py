@@ -1,6 +1,7 @@
 """Snapshots, written in the background by the owner, so that opening costs the same however long the log is.
 
-Failing to write one never fails a commit: the log alone holds everything.
+What a snapshot would hold a second time is sealed into a blob first and only referred to; after a snapshot comes
+collection. Failing at any of this never fails a commit: the log alone holds everything.
 """
 
 from __future__ import annotations
@@ -8,45 +9,60 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from sessionfs_s3.errors import PreconditionFailed, StoreAnswer
-from sessionfs_s3.format import SessionKeys, encode_snapshot
-from sessionfs_s3.store.protocol import IF_ABSENT, Store
-from sessionfs_s3.volume.environment import Environment
-from sessionfs_s3.volume.options import VolumeOptions
+from sessionfs_s3.errors import PreconditionFailed, SessionFsError, StoreAnswer
+from sessionfs_s3.format import CHUNKS_START, encode_snapshot
+from sessionfs_s3.fs import CHUNK_BYTES, Blob, Change, Chunk, Place, Tree, contents, source_of
+from sessionfs_s3.store.protocol import IF_ABSENT
+from sessionfs_s3.volume.blobs import BlobWriter
+from sessionfs_s3.volume.collection import Collector
+from sessionfs_s3.volume.contents import ContentReader
+from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.state import State
 
 _logger = logging.getLogger(__name__)
+
+_MOVED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""How much one snapshot moves out of blobs that are mostly dead: a bound on what it reads and writes beside its own."""
+
+News = Callable[[State], State]
+"""What a finished snapshot tells about the state: that it is there, what is gone."""
 
 
 class SnapshotWriter:
     """Writes a snapshot whenever enough was committed since the last one; one at a time."""
 
-    def __init__(
-        self,
-        store: Store,
-        keys: SessionKeys,
-        environment: Environment,
-        options: VolumeOptions,
-    ) -> None:
-        """Write the snapshots named by *keys* to *store*."""
-        self._store = store
-        self._keys = keys
-        self._environment = environment
-        self._options = options
-        self._task: asyncio.Task[tuple[State, int] | None] | None = None
+    def __init__(self, session: Session, reader: ContentReader, blobs: BlobWriter) -> None:
+        """Write the snapshots of *session*, sealing with *blobs* what *reader* reads."""
+        self._session = session
+        self._options = session.options
+        self._reader = reader
+        self._blobs = blobs
+        self._collector = Collector(session, blobs.attempted)
+        self._task: asyncio.Task[News | None] | None = None
         self._attempted = 0
 
-    def consider(self, state: State) -> State:
-        """Start a snapshot of the committed *state* if it is due; return *state*, knowing of one that was written."""
+    @property
+    def idle(self) -> bool:
+        """Whether no snapshot is being written."""
+        return self._task is None or self._task.done()
+
+    def consider(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> State:
+        """Start a snapshot of the committed *state* if it is due; return *state*, knowing of one that was written.
+
+        *confirmed* waits for the commit that is under way and returns the number of the last one.
+        """
         if self._task is not None and self._task.done():
-            written = self._task.result()
+            news = self._task.result()
             self._task = None
-            if written is not None:
-                state = state.with_snapshot(*written)
+            if news is not None:
+                state = news(state)
         if self._task is None and self._due(state):
             self._attempted = state.head.sequence
-            self._task = asyncio.create_task(self._write(state))
+            self._task = asyncio.create_task(self._write(state, confirmed))
         return state
 
     async def finish(self) -> None:
@@ -62,17 +78,78 @@ class SnapshotWriter:
         failed = self._attempted > state.snapshot_sequence
         return not failed and state.tail_bytes > max(self._options.snapshot_bytes_min, state.snapshot_bytes // 2)
 
-    async def _write(self, state: State) -> tuple[State, int] | None:
-        """Write a snapshot of *state*; return that and its size in bytes, or None when it was not stored."""
-        key = self._keys.snapshot(state.head.sequence)
+    async def _write(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> News | None:
+        """Write a snapshot of *state*, then collect; return what that changes, or None when nothing was stored."""
+        session = self._session
+        key = session.keys.snapshot(state.head.sequence)
         try:
+            await self._seal(state)
             snapshot = state.to_snapshot()
-            data = await self._environment.run_in_thread(functools.partial(encode_snapshot, snapshot))
+            data = await session.environment.run_in_thread(functools.partial(encode_snapshot, snapshot))
             async with asyncio.timeout(self._options.patience.deadline_s):
-                await self._store.put(key, data, condition=IF_ABSENT)
+                await session.store.put(key, data, condition=IF_ABSENT)
         except PreconditionFailed:
             return None
-        except (StoreAnswer, TimeoutError, ValueError) as error:
+        except (StoreAnswer, SessionFsError, TimeoutError, ValueError) as error:
             _logger.warning("snapshot %s was not written: %s", key, error)
             return None
-        return state, len(data)
+        _settle(snapshot.tree)
+        collected = await self._collector.collect(state.with_snapshot(state, snapshot, len(data)), confirmed)
+
+        def news(now: State) -> State:
+            now = now.with_snapshot(state, snapshot, len(data))
+            return now if collected is None else now.without(collected.blobs, collected.fences)
+
+        return news
+
+    async def _seal(self, state: State) -> None:
+        """Put into blobs what is worth it, and read what was written over without being read.
+
+        Worth it are full chunks, which an append leaves alone; what the last snapshot held inline already; and what is
+        left of blobs that are mostly dead.
+        """
+        moved = _in_sparse_blobs(state.tree)
+        chosen: list[Chunk] = []
+        changed: list[Chunk] = []
+        for content in contents(state.tree):
+            for chunk in content.chunks:
+                body = chunk.body
+                if isinstance(body, Place):
+                    if body.blob in moved:
+                        chosen.append(chunk)
+                elif chunk.settled or chunk.size == CHUNK_BYTES:
+                    chosen.append(chunk)
+                elif isinstance(body, Change):
+                    changed.append(chunk)
+        if sum(chunk.size for chunk in chosen) < self._options.seal_bytes_min:
+            changed += [chunk for chunk in chosen if isinstance(chunk.body, Change)]
+            chosen = []
+        for chunk, data in zip(changed, await self._reader.held(changed), strict=True):
+            chunk.hold(data)
+        if chosen:
+            held = await self._reader.held(chosen)
+            await self._blobs.seal(list(zip(chosen, held, strict=True)), state.head.epoch)
+
+
+def _in_sparse_blobs(tree: Tree) -> set[Blob]:
+    """Return the blobs of which less than half is still needed, as far as one snapshot moves what is."""
+    alive: Counter[Blob] = Counter()
+    for content in contents(tree):
+        for chunk in content.chunks:
+            source = source_of(chunk.body)
+            if source is not None:
+                alive[source.blob] += source.length
+    sparse: set[Blob] = set()
+    room = _MOVED_BYTES_MAX
+    for blob, length in sorted(alive.items(), key=lambda item: item[1]):
+        room -= length
+        if room >= 0 and 2 * length < blob.size - CHUNKS_START:
+            sparse.add(blob)
+    return sparse
+
+
+def _settle(tree: Tree) -> None:
+    """Note that a snapshot holds every chunk of *tree* that is not sealed."""
+    for content in contents(tree):
+        for chunk in content.chunks:
+            chunk.settled = True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from sessionfs_s3.errors import Corrupt
-from sessionfs_s3.format import CHAIN_START, Snapshot, decode_commit, next_chain
-from sessionfs_s3.fs import EMPTY_TREE, Inapplicable, Tree, apply
+from sessionfs_s3.format import CHAIN_START, Commit, Snapshot, blobs_of, decode_commit, next_chain
+from sessionfs_s3.fs import EMPTY_TREE, Blob, Inapplicable, Tree, apply, contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +32,25 @@ class Head:
     chain: bytes = CHAIN_START
     time_ms: int = 0
 
+    @property
+    def time(self) -> datetime:
+        """The same moment, in UTC."""
+        return datetime.fromtimestamp(self.time_ms / 1000, UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a session holds after the commit *head*.
+    """What a session holds after the commit *head*, and what is known of its objects.
 
     Attributes:
         snapshot_sequence: the newest snapshot's number, 0 while there is none.
         snapshot_bytes: the size of that snapshot as stored.
         tail_bytes: the size of the commits after it as stored.
+        blobs: every blob that a commit or snapshot has referred to and that may still be there. Beside it the number of
+            the first snapshot whose tree did not refer to it any more, 0 for none: what died stays dead.
+        fences: the numbers of the claims above *fenced_from* that may still be there, ascending; beside each the newest
+            snapshot that its writer saw.
+        fenced_from: at and below this number it is not known which commits are claims.
     """
 
     head: Head = field(default_factory=Head)
@@ -44,6 +58,9 @@ class State:
     snapshot_sequence: int = 0
     snapshot_bytes: int = 0
     tail_bytes: int = 0
+    blobs: Mapping[Blob, int] = field(default_factory=lambda: MappingProxyType[Blob, int]({}))
+    fences: Mapping[int, int] = field(default_factory=lambda: MappingProxyType[int, int]({}))
+    fenced_from: int = 0
 
     @classmethod
     def of_snapshot(cls, snapshot: Snapshot, size: int) -> State:
@@ -55,35 +72,78 @@ class State:
             snapshot.chain,
             snapshot.time_ms,
         )
-        return cls(head, snapshot.tree, snapshot.sequence, size, 0)
+        blobs = MappingProxyType({**dict.fromkeys(snapshot.blobs, 0), **snapshot.died})
+        return cls(head, snapshot.tree, snapshot.sequence, size, 0, blobs, snapshot.fences, snapshot.fenced_from)
 
-    def advanced(self, head: Head, tree: Tree, size: int) -> State:
-        """Return the state after one more commit, *head*, an object of *size* bytes that left *tree*."""
-        return replace(self, head=head, tree=tree, tail_bytes=self.tail_bytes + size)
-
-    def with_snapshot(self, of: State, size: int) -> State:
-        """Return this state, knowing that a snapshot of the earlier state *of*, of *size* bytes, is stored."""
-        tail_bytes = self.tail_bytes - of.tail_bytes
+    def advanced(self, commit: Commit, chain: bytes, tree: Tree, size: int) -> State:
+        """Return the state after *commit*, an object of *size* bytes that left *tree*; *chain* is the one after it."""
+        new = dict.fromkeys(commit.blobs, 0)
         return replace(
             self,
-            snapshot_sequence=of.head.sequence,
+            head=Head(commit.sequence, commit.epoch, commit.writer, chain, commit.time_ms),
+            tree=tree,
+            tail_bytes=self.tail_bytes + size,
+            blobs=MappingProxyType({**self.blobs, **new}) if new else self.blobs,
+            fences=_with_fence(self.fences, commit) if commit.claim else self.fences,
+        )
+
+    def with_snapshot(self, of: State, snapshot: Snapshot, size: int) -> State:
+        """Return this state, knowing that *snapshot*, of the earlier state *of* and of *size* bytes, is stored."""
+        since = {blob: died for blob, died in self.blobs.items() if blob not in of.blobs}
+        return replace(
+            self,
+            snapshot_sequence=snapshot.sequence,
             snapshot_bytes=size,
-            tail_bytes=tail_bytes,
+            tail_bytes=self.tail_bytes - of.tail_bytes,
+            blobs=MappingProxyType({**dict.fromkeys(snapshot.blobs, 0), **snapshot.died, **since}),
+        )
+
+    def without(self, blobs: AbstractSet[Blob], fences: AbstractSet[int]) -> State:
+        """Return this state, knowing that these blobs, which had died, and these claims are gone."""
+        kept = {blob: died for blob, died in self.blobs.items() if blob not in blobs}
+        return replace(
+            self,
+            blobs=MappingProxyType(kept),
+            fences=MappingProxyType({fence: seen for fence, seen in self.fences.items() if fence not in fences}),
         )
 
     def to_snapshot(self) -> Snapshot:
         """Return this state as a snapshot."""
         head = self.head
-        return Snapshot(head.sequence, head.epoch, head.writer, head.chain, head.time_ms, self.tree)
+        alive = blobs_of(contents(self.tree))
+        died = {blob: died or head.sequence for blob, died in self.blobs.items() if blob not in alive}
+        return Snapshot(
+            head.sequence,
+            head.epoch,
+            head.writer,
+            head.chain,
+            head.time_ms,
+            self.tree,
+            MappingProxyType(died),
+            self.fences,
+            self.fenced_from,
+        )
+
+
+def _with_fence(fences: Mapping[int, int], claim: Commit) -> Mapping[int, int]:
+    return MappingProxyType({**fences, claim.sequence: claim.snapshot_seen})
 
 
 EMPTY_STATE: Final = State()
 
 
-def replay(state: State, key: str, data: bytes) -> State:
+class LateSnapshot(Exception):
+    """The snapshot that a state was read from does not count: it came after the claim that ended its writer's epoch.
+
+    What it holds is right. But whoever went on with the session went on from an earlier one, and may collect its blobs.
+    """
+
+
+def replay(state: State, key: str, data: bytes, *, lenient: bool = False) -> State:
     """Return *state* after the next commit, which is stored as *data* at *key*.
 
     Raises:
+        LateSnapshot: it is a claim whose writer saw an older snapshot than the one of *state*; not if *lenient*.
         Corrupt: it is not the commit that follows: another number, epoch, writer or chain than the log so far demands,
             or operations that do not fit.
     """
@@ -98,6 +158,8 @@ def replay(state: State, key: str, data: bytes) -> State:
                 72,
                 f"written in epoch {commit.epoch}, which does not own this slot",
             )
+    elif commit.snapshot_seen < state.snapshot_sequence and not lenient:
+        raise LateSnapshot
     tree = state.tree
     for index, operation in enumerate(commit.operations):
         try:
@@ -107,5 +169,4 @@ def replay(state: State, key: str, data: bytes) -> State:
     # The digest of this frame goes into the chain whether or not the commit carried the chain before it: a claim is
     # bound to its predecessor by the commit that follows it.
     chain = next_chain(head.chain, digest)
-    after = Head(commit.sequence, commit.epoch, commit.writer, chain, commit.time_ms)
-    return state.advanced(after, tree, len(data))
+    return state.advanced(commit, chain, tree, len(data))

@@ -8,19 +8,24 @@ from types import TracebackType
 from typing import Literal, Self
 
 from sessionfs_s3 import fs
-from sessionfs_s3.errors import Closed, SessionFsError
+from sessionfs_s3.errors import SessionFsError
 from sessionfs_s3.format import SessionKeys
-from sessionfs_s3.fs import Stat, Tree
+from sessionfs_s3.fs import Content, Stat, Tree
 from sessionfs_s3.store.protocol import Store
+from sessionfs_s3.volume.blobs import BlobWriter
 from sessionfs_s3.volume.committer import Committer, Durability, Plan
+from sessionfs_s3.volume.contents import ContentReader
 from sessionfs_s3.volume.database import SessionDatabase
 from sessionfs_s3.volume.environment import Environment
+from sessionfs_s3.volume.idle import IdleTimer
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.log import SessionLog
 from sessionfs_s3.volume.options import VolumeOptions
+from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.snapshots import SnapshotWriter
 from sessionfs_s3.volume.sqlite import Limits, QueryResult, Statement
-from sessionfs_s3.volume.state import Head, State
+from sessionfs_s3.volume.state import Head
+from sessionfs_s3.volume.view import View
 
 
 class Volume:
@@ -35,24 +40,18 @@ class Volume:
     open for reading only.
     """
 
-    def __init__(
-        self,
-        committer: Committer | None,
-        state: State,
-        reader: LogReader,
-        environment: Environment,
-        options: VolumeOptions,
-    ) -> None:
+    def __init__(self, session: Session, committer: Committer | None, view: View) -> None:
         """Use :meth:`open`."""
         self._committer = committer
-        self._state = state
-        self._reader = reader
-        self._environment = environment
-        self._options = options
+        self._view = view
+        self._environment = session.environment
+        self._options = session.options
         self._database = SessionDatabase(
-            self._tree, self._change, environment, Limits(change_bytes_max=options.file_bytes_max)
+            view, self._change, session.environment, Limits(change_bytes_max=session.options.file_bytes_max)
         )
         self._closed = False
+        self._idle = IdleTimer(session.options.idle_s, lambda: self._database.rest() and view.rest())
+        self._idle.touch()
 
     @classmethod
     async def open(
@@ -69,15 +68,18 @@ class Volume:
         A session that does not exist opens empty; it comes into being with its first commit.
 
         Raises:
-            Unavailable, Refused, Corrupt, CommitUnknown: see :meth:`SessionLog.open`.
+            InUse, Unavailable, Refused, Corrupt, CommitUnknown: see :meth:`SessionLog.open`.
         """
+        session = Session(store, keys, environment, options)
+        contents = ContentReader(session)
         if read_only:
-            reader = LogReader(store, keys, environment, options.patience)
-            return cls(None, await reader.load(), reader, environment, options)
-        log = SessionLog(store, keys, environment, options)
+            reader = LogReader(session)
+            return cls(session, None, View(None, await reader.load(), reader, contents))
+        log = SessionLog(session)
         state = await log.open()
-        committer = Committer(log, state, SnapshotWriter(store, keys, environment, options), options)
-        volume = cls(committer, state, log.reader, environment, options)
+        blobs = BlobWriter(session, contents)
+        committer = Committer(log, state, blobs, SnapshotWriter(session, contents, blobs), options)
+        volume = cls(session, committer, View(committer, state, log.reader, contents))
         for path in options.directories:
             await volume.mkdir(path, recursive=True, durability=Durability.NEXT)
         return volume
@@ -95,7 +97,12 @@ class Volume:
     @property
     def head(self) -> Head:
         """The last commit that this volume knows to be stored."""
-        return self._state.head if self._committer is None else self._committer.state.head
+        return self._view.head
+
+    @property
+    def failure(self) -> SessionFsError | None:
+        """Why every call fails from now on; None while the volume is in order."""
+        return None if self._committer is None else self._committer.error
 
     async def read_file(self, path: str) -> str:
         """Return a file's contents as text; bytes that are not UTF-8 read as U+FFFD.
@@ -107,10 +114,26 @@ class Volume:
 
     async def read_file_bytes(self, path: str) -> bytes:
         """Return a file's exact contents. Raises as :meth:`read_file`."""
-        node = fs.find(self._tree(), fs.parse(path))
-        if isinstance(node, fs.Directory):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
-        return node.content.to_bytes()
+        return await self.read_range(path, 0, None)
+
+    async def read_range(self, path: str, start: int, stop: int | None) -> bytes:
+        """Return the bytes of a file from *start* up to, not including, *stop* (None: its end), clamped to its size.
+
+        Raises:
+            OSError: as :meth:`read_file`; EINVAL for a negative offset.
+        """
+        if start < 0 or (stop is not None and stop < 0):
+            raise OSError(errno.EINVAL, f"Offsets {start} and {stop}: none may be negative", path)
+        at = fs.parse(path)
+
+        def content(tree: Tree) -> Content:
+            node = fs.find(tree, at)
+            if isinstance(node, fs.Directory):
+                raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
+            return node.content
+
+        self._idle.touch()
+        return await self._view.read(content, start, stop)
 
     async def write_file(
         self,
@@ -165,7 +188,7 @@ class Volume:
 
     async def exists(self, path: str) -> bool:
         """Return whether there is a file or directory at *path*."""
-        tree = self._tree()
+        tree = await self._tree()
         try:
             fs.find(tree, fs.parse(path))
         except SessionFsError:
@@ -180,7 +203,7 @@ class Volume:
         Raises:
             OSError: ENOENT, ENOTDIR.
         """
-        return fs.stat(self._tree(), fs.parse(path))
+        return fs.stat(await self._tree(), fs.parse(path))
 
     async def mkdir(
         self,
@@ -208,11 +231,11 @@ class Volume:
         Raises:
             OSError: ENOENT, ENOTDIR.
         """
-        return [name for name, _ in fs.list_directory(self._tree(), fs.parse(path))]
+        return [name for name, _ in fs.list_directory(await self._tree(), fs.parse(path))]
 
     async def readdir_with_types(self, path: str) -> list[tuple[str, Literal["file", "directory"]]]:
         """Return the names in a directory, sorted, and what each is. Raises as :meth:`readdir`."""
-        entries = fs.list_directory(self._tree(), fs.parse(path))
+        entries = fs.list_directory(await self._tree(), fs.parse(path))
         return [(name, "file" if isinstance(node, fs.File) else "directory") for name, node in entries]
 
     async def rm(
@@ -277,7 +300,7 @@ class Volume:
 
     async def sqlite_exists(self) -> bool:
         """Return whether the session has a database."""
-        return self._tree().database is not None
+        return (await self._tree()).database is not None
 
     async def flush(self) -> None:
         """Store every change accepted so far, whatever its durability."""
@@ -286,9 +309,8 @@ class Volume:
 
     async def refresh(self) -> None:
         """Read what was committed since the volume was opened for reading; one request when there is nothing new."""
-        if self._committer is None:
-            self._tree()
-            self._state = await self._reader.load(self._state)
+        self._idle.touch()
+        await self._view.refresh()
 
     async def still_owned(self) -> bool:
         """Return whether nobody has committed to the session since this volume did; one request.
@@ -296,12 +318,7 @@ class Volume:
         Raises:
             SessionFsError: why the volume failed, or why the store could not be asked.
         """
-        if self._committer is None:
-            return False
-        await self._committer.settle()
-        listing = await self._reader.listing()
-        self._committer.check()
-        return listing.head == self._committer.state.head.sequence
+        return await self._view.still_owned()
 
     async def aclose(self) -> None:
         """Store what is not stored yet and give everything back. May be called twice.
@@ -312,7 +329,9 @@ class Volume:
         if self._closed:
             return
         self._closed = True
+        self._idle.cancel()
         await self._database.aclose()
+        self._view.close()
         if self._committer is not None:
             await self._committer.aclose()
 
@@ -329,17 +348,14 @@ class Volume:
         """Close the volume."""
         await self.aclose()
 
-    def _tree(self) -> Tree:
-        if self._committer is not None:
-            self._committer.check()
-            return self._committer.tree
-        if self._closed:
-            raise Closed("the volume is closed")
-        return self._state.tree
+    async def _tree(self) -> Tree:
+        self._idle.touch()
+        return await self._view.tree()
 
     async def _change(self, plan: Plan, durability: Durability) -> None:
         if self._committer is None:
             raise OSError(errno.EROFS, "The volume is open for reading only")
+        await self._tree()
         await self._committer.submit(plan, durability)
 
     def _sized(self, path: str, data: bytes) -> bytes:

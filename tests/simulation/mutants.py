@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 
-from sessionfs_s3.errors import Conflict, Fenced, SessionFsError
-from sessionfs_s3.format import Commit, encode_commit
-from sessionfs_s3.fs import apply
+from sessionfs_s3.errors import Conflict, Fenced, KeyNotFound, SessionFsError
+from sessionfs_s3.format import Commit, Kind, encode_commit, parse_log_name
+from sessionfs_s3.format.frame import decompressed_form
+from sessionfs_s3.fs import Place, apply
 from sessionfs_s3.store.protocol import UNCONDITIONAL
 from sessionfs_s3.testing.simulation.store import SimulatedStore
-from sessionfs_s3.volume import Durability, committer, log
+from sessionfs_s3.volume import Durability, VolumeOptions, collection, committer, contents, log
 from sessionfs_s3.volume.committer import Committer
+from sessionfs_s3.volume.loading import Listing, LogReader
 from sessionfs_s3.volume.log import SessionLog
 from sessionfs_s3.volume.snapshots import SnapshotWriter
 from sessionfs_s3.volume.state import State
+from sessionfs_s3.volume.view import View
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -104,6 +107,84 @@ def conflict_is_a_fence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimulatedStore, "put", timid)
 
 
+def _with_options(patch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Have collection plan by other numbers than those that were asked for."""
+    plan = collection.plan
+
+    def careless(stored: Any, state: State, attempted: Any, options: VolumeOptions) -> Any:
+        return plan(stored, state, attempted, replace(options, **changes))
+
+    patch.setattr(collection, "plan", careless)
+
+
+def collection_drops_fences(patch: pytest.MonkeyPatch) -> None:
+    """The first commit of an epoch is collected like any other."""
+    _with_options(patch, fence_age_s=0.0)
+
+
+def collection_without_minimum_age(patch: pytest.MonkeyPatch) -> None:
+    """What is not needed is collected at once."""
+    _with_options(patch, collect_age_s=0.0)
+
+
+def late_claim_counts(patch: pytest.MonkeyPatch) -> None:
+    """A claim counts whenever its answer comes."""
+    patch.setattr(SessionLog, "_too_late", lambda _: False)
+
+
+def collection_drops_needed_blob(patch: pytest.MonkeyPatch) -> None:
+    """A blob goes with the first snapshot that does not need it, though the one before it still does."""
+    plan = collection.plan
+
+    def careless(stored: Any, state: State, attempted: Any, options: VolumeOptions) -> Any:
+        return plan(
+            stored, replace(state, blobs={blob: min(died, 1) for blob, died in state.blobs.items()}), attempted, options
+        )
+
+    patch.setattr(collection, "plan", careless)
+
+
+def load_stops_at_a_404(patch: pytest.MonkeyPatch) -> None:
+    """A commit that is missing ends the log."""
+    follow = LogReader._follow
+
+    async def content_with_less(self: LogReader, known: State, listing: Listing, *, lenient: bool) -> State:
+        while True:
+            try:
+                return await follow(self, known, listing, lenient=lenient)
+            except KeyNotFound as answer:
+                name = parse_log_name(answer.key.rsplit("/", 1)[-1])
+                if name is None or name.kind is not Kind.COMMIT:
+                    raise
+                commits = {number: size for number, size in listing.commits.items() if number < name.sequence}
+                listing = replace(listing, commits=commits)
+
+    patch.setattr(LogReader, "_follow", content_with_less)
+
+
+def reader_trusts_unverified_chunk(patch: pytest.MonkeyPatch) -> None:
+    """What comes back from the store is what was stored there."""
+
+    def trusting(key: str, place: Place, stored: bytes) -> bytes:
+        return decompressed_form(key, place.offset, stored, place.size) if place.compressed else stored
+
+    patch.setattr(contents, "unpack_chunk", trusting)
+
+
+def waking_without_looking(patch: pytest.MonkeyPatch) -> None:
+    """A volume that had given its memory back goes on from whatever it finds."""
+
+    async def trusting(self: View) -> None:
+        state = await self._log.load()
+        if self._committer is None:
+            self._state, self._asleep = state, False
+        elif self._committer.error is None:
+            self._committer.state = replace(self._committer.state, head=state.head)
+            self._committer.wake(state)
+
+    patch.setattr(View, "_wake", trusting)
+
+
 def birth_overtakes(patch: pytest.MonkeyPatch) -> None:
     """What somebody waits for is committed before what came first and nobody waits for."""
     take = Committer._take
@@ -141,5 +222,12 @@ MUTANTS: tuple[Break, ...] = (
     claim_without_a_new_epoch,
     snapshot_of_uncommitted_state,
     conflict_is_a_fence,
+    collection_drops_fences,
+    collection_without_minimum_age,
+    late_claim_counts,
+    collection_drops_needed_blob,
+    load_stops_at_a_404,
+    reader_trusts_unverified_chunk,
+    waking_without_looking,
     birth_overtakes,
 )

@@ -243,7 +243,7 @@ async def test_a_session_looked_for_long_ago_is_looked_for_again_before_its_firs
     await store.inner.put(KEYS.snapshot(1), b"stands for what collection leaves", condition=UNCONDITIONAL)
     await store.inner.delete([KEYS.commit(1)])
     clock.now_s += 200
-    with pytest.raises(Fenced, match="created the session"):
+    with pytest.raises(Fenced, match="another writer has taken the session over"):
         await early.append_file("/log", "y")
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
 from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
+from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.environment import Environment
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+LIFE: ContextVar[str] = ContextVar("life", default="")
+"""Whose tasks and timers these are: the name of one life of a replica, "" for the world's own."""
 
 START_MS = 1_700_000_000_000
 """Time of day at the start of every run, in milliseconds since the Unix epoch."""
@@ -42,10 +49,45 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Make a loop that has seen nothing."""
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self._suspended: dict[str, tuple[float, float]] = {}
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self._virtual.now_s
+
+    def suspend(self, life: str, duration_s: float) -> None:
+        """Suspend the machine of *life*: until it goes on, none of its timers runs out, and no answer reaches it."""
+        self._suspended[life] = (self.time(), self.time() + duration_s)
+
+    def end(self, life: str) -> None:
+        """End *life*: none of its timers runs out any more."""
+        self._suspended[life] = (self.time(), math.inf)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call *callback* at *when*; later by as much as the machine that asks for it is suspended until then."""
+        life = (context or copy_context()).get(LIFE, "")
+        if not life:
+            return super().call_at(when, callback, *args, context=context)
+
+        def ring() -> None:
+            since_s, until_s = self._suspended.get(life, (0.0, 0.0))
+            if handle.cancelled():
+                return
+            if until_s == math.inf:
+                return
+            if self.time() < until_s:
+                asyncio.SelectorEventLoop.call_at(self, self.time() + until_s - since_s, ring, context=context)
+            else:
+                callback(*args)
+
+        handle = super().call_at(when, ring, context=context)
+        return handle
 
 
 def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
@@ -63,8 +105,11 @@ def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         loop.close()
 
 
-def environment(loop: VirtualLoop, rng: random.Random) -> Environment:
-    """Return an environment whose clocks are *loop*'s and whose randomness is *rng*'s."""
+def environment(loop: VirtualLoop, rng: random.Random, *, ahead_s: Callable[[], float] = lambda: 0.0) -> Environment:
+    """Return an environment whose clocks are *loop*'s and whose randomness is *rng*'s.
+
+    Its time of day is *ahead_s* seconds ahead; the clock that counts suspension is right, as on real machines.
+    """
 
     async def run_in_thread(function: Callable[[], T]) -> T:
         # A thread takes a while, during which anything may happen.
@@ -75,10 +120,11 @@ def environment(loop: VirtualLoop, rng: random.Random) -> Environment:
         raise NotImplementedError("the simulation has no disk")
 
     return Environment(
-        wall_ms=lambda: START_MS + int(loop.time() * 1000),
+        wall_ms=lambda: START_MS + int((loop.time() + ahead_s()) * 1000),
         uptime_s=loop.time,
         random_bytes=rng.randbytes,
         uniform=rng.random,
         run_in_thread=run_in_thread,
         scratch_directory=no_scratch,
+        cache=ContentCache(rng.choice([0, 1000, 1 << 20])),
     )

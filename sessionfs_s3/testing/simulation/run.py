@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
-from sessionfs_s3 import fs
 from sessionfs_s3.errors import Corrupt
+from sessionfs_s3.format import contents as format_contents
+from sessionfs_s3.fs import chunk, content
+from sessionfs_s3.fs.chunk import CHUNK_BYTES
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
-from sessionfs_s3.testing.simulation.oracle import violations
+from sessionfs_s3.testing.simulation.oracle import files_of, violations
 from sessionfs_s3.testing.simulation.world import KEYS, LOG, History, World
+from sessionfs_s3.volume import committer, snapshots
+from sessionfs_s3.volume import contents as volume_contents
 from sessionfs_s3.volume.loading import LogReader
+from sessionfs_s3.volume.session import Session
 
 TIMELINE_LINES = 200
+SMALL_CHUNK_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,9 @@ class Report:
         acknowledged: how many appends were acknowledged.
         fenced: how many volumes ended fenced.
         deaths: how many processes were killed.
+        suspensions: how many machines were suspended, and went on.
+        blobs: how many blobs were stored.
+        collected: how many objects were collected.
         digest: of everything that happened and everything stored: the same for the same seed.
     """
 
@@ -34,6 +46,9 @@ class Report:
     acknowledged: int
     fenced: int
     deaths: int
+    suspensions: int
+    blobs: int
+    collected: int
     digest: str
 
 
@@ -47,21 +62,34 @@ def simulate(seed: int) -> Report:
     Raises:
         SimulationFailed: with the seed, the broken rules and the timeline.
     """
-    return run(lambda loop: _simulate(loop, seed))
+    with _chunks_of(SMALL_CHUNK_BYTES if seed % 4 else CHUNK_BYTES):
+        return run(lambda loop: _simulate(loop, seed))
+
+
+@contextmanager
+def _chunks_of(size: int) -> Generator[None]:
+    """Have chunks of *size* bytes: files of a few lines are then as divided as real ones of megabytes."""
+    with ExitStack() as stack:
+        for module in (chunk, content, format_contents, volume_contents, committer, snapshots):
+            stack.enter_context(patch.object(module, "CHUNK_BYTES", size))
+        stack.enter_context(patch.object(content, "_ZEROS", bytes(size)))
+        yield
 
 
 async def _simulate(loop: VirtualLoop, seed: int) -> Report:
     world = World(loop, seed)
     await world.live()
     calm = LogReader(
-        world.store("judge", calm=True), KEYS, environment(loop, random.Random(seed)), world.options.patience
+        Session(world.store("judge", calm=True), KEYS, environment(loop, random.Random(seed)), world.options)
     )
     history = world.history
     try:
         state = await calm.load()
+        files = files_of(state.tree, {key: found.data for key, found in world.bucket.objects.items()})
     except Corrupt as error:
         raise _failed(seed, [f"what is stored cannot be read: {error}"], history) from None
-    files = dict(_files(state.tree))
+    except KeyError as error:
+        raise _failed(seed, [f"a blob is missing that the session refers to: {error}"], history) from None
     records = files.get(LOG, b"").decode().split()
     broken = list(violations(history, world.bucket, records, files))
     if broken:
@@ -72,24 +100,15 @@ async def _simulate(loop: VirtualLoop, seed: int) -> Report:
         acknowledged=sum(append.acknowledged_s is not None for append in history.appends),
         fenced=len(history.fences),
         deaths=history.deaths,
+        suspensions=history.suspensions,
+        blobs=sum(each.key.startswith(KEYS.blobs) for each in world.bucket.history),
+        collected=len(world.bucket.deleted),
         digest=_digest(world, history),
     )
 
 
 def _failed(seed: int, broken: list[str], history: History) -> SimulationFailed:
     return SimulationFailed("\n".join([f"seed {seed}: {broken[0]}", *broken[1:], *history.timeline[-TIMELINE_LINES:]]))
-
-
-def _files(tree: fs.Tree) -> list[tuple[str, bytes]]:
-    found: list[tuple[str, bytes]] = []
-    waiting: list[tuple[fs.Path, fs.Node]] = [((), tree.root)]
-    while waiting:
-        path, node = waiting.pop()
-        if isinstance(node, fs.File):
-            found.append((fs.joined(path), node.content.to_bytes()))
-        else:
-            waiting.extend(((*path, name), child) for name, child in node.entries.items())
-    return found
 
 
 def _digest(world: World, history: History) -> str:

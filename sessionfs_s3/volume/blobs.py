@@ -1,0 +1,102 @@
+"""Writing blobs: chunks go into objects of their own, before anything refers to them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sessionfs_s3.errors import Conflict, Denied, NoAnswer, PreconditionFailed, Refused, Unavailable
+from sessionfs_s3.format import StoredChunk, encode_blob, pack_chunk
+from sessionfs_s3.fs import Blob, Chunk
+from sessionfs_s3.store.protocol import IF_ABSENT
+from sessionfs_s3.volume.contents import ContentReader
+from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
+from sessionfs_s3.volume.session import Session
+
+_ID_BYTES: Final = 16
+
+_BLOBS_AT_ONCE: Final = 4
+"""Uploads side by side: what makes a large write fast is that there are several, not how many."""
+
+
+class BlobWriter:
+    """Writes the blobs of one writer of a session.
+
+    Attributes:
+        attempted: every blob that it has begun to write: a commit or snapshot under way may refer to it.
+    """
+
+    def __init__(self, session: Session, reader: ContentReader) -> None:
+        """Write blobs of *session*; what was written is kept in the cache of *reader*."""
+        self.attempted: set[Blob] = set()
+        self._session = session
+        self._reader = reader
+        self._gate = asyncio.Semaphore(_BLOBS_AT_ONCE)
+
+    async def seal(self, chunks: Sequence[tuple[Chunk, bytes]], epoch: int) -> None:
+        """Store each chunk, whose bytes stand beside it, in a blob of *epoch*; from then on it is a place, not bytes.
+
+        Raises:
+            Unavailable: the store does not answer. Nothing refers to what may have been stored.
+            Refused: the store refuses.
+        """
+        pack = functools.partial(_packed, [data for _, data in chunks])
+        size = sum(len(data) for _, data in chunks)
+        packed = pack() if size < THREAD_BYTES_MIN else await self._session.environment.run_in_thread(pack)
+        await all_of(
+            self._write(epoch, chunks[start:stop], packed[start:stop])
+            for start, stop in _groups(packed, self._session.options.blob_bytes_max)
+        )
+
+    async def _write(self, epoch: int, chunks: Sequence[tuple[Chunk, bytes]], packed: Sequence[StoredChunk]) -> None:
+        async with self._gate:
+            blob_id = self._session.environment.random_bytes(_ID_BYTES)
+            data, blob, places = encode_blob(epoch, blob_id, packed)
+            self.attempted.add(blob)
+            await self._put(self._session.keys.blob(blob), data)
+        for (chunk, held), place in zip(chunks, places, strict=True):
+            chunk.seal(place)
+            self._reader.keep(place, held)
+
+    async def _put(self, key: str, data: bytes) -> None:
+        session = self._session
+        patience = session.options.patience
+        last = "no answer"
+        tries = 0
+        try:
+            async with asyncio.timeout(patience.deadline_s):
+                while True:
+                    tries += 1
+                    try:
+                        await session.store.put(key, data, condition=IF_ABSENT)
+                        return
+                    except PreconditionFailed:
+                        # The id is random: what stands there is an earlier try of this very blob.
+                        return
+                    except (NoAnswer, Conflict) as answer:
+                        last = str(answer)
+                    except Denied as answer:
+                        raise Refused(f"writing {key}: the store refuses: {answer}") from answer
+                    await patience.pause(session.environment, tries)
+        except TimeoutError:
+            raise Unavailable(
+                f"writing {key}: no answer in {patience.deadline_s:g} s and {tries} tries: {last}"
+            ) from None
+
+
+def _packed(chunks: Sequence[bytes]) -> list[StoredChunk]:
+    return [pack_chunk(data) for data in chunks]
+
+
+def _groups(packed: Sequence[StoredChunk], bytes_max: int) -> Iterator[tuple[int, int]]:
+    """Return from where to where each blob goes, so that none is over *bytes_max* but for a single chunk."""
+    start = size = 0
+    for index, chunk in enumerate(packed):
+        if index > start and size + len(chunk.data) > bytes_max:
+            yield start, index
+            start, size = index, 0
+        size += len(chunk.data)
+    if start < len(packed):
+        yield start, len(packed)

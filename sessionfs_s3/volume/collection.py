@@ -1,0 +1,185 @@
+"""Collection: removing what no retained state needs any more, without ever making a late writer's commit succeed.
+
+:func:`plan` decides, from what is listed; ``docs/decisions/0004-collection.md`` says why each rule is there. Ages are
+by the store's own timestamps, against the newest that a listing shows: no clock of ours takes part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final
+
+from sessionfs_s3.errors import SessionFsError, StoreAnswer
+from sessionfs_s3.format import Kind, parse_blob_name, parse_log_name
+from sessionfs_s3.fs import Blob
+from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry
+from sessionfs_s3.volume import retry
+from sessionfs_s3.volume.options import VolumeOptions
+from sessionfs_s3.volume.session import Session
+from sessionfs_s3.volume.state import State
+
+_logger = logging.getLogger(__name__)
+
+SNAPSHOTS_KEPT: Final = 2
+"""The newest, and one more for the day on which the newest is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """Everything that is listed of a session, by number, and blobs by epoch and id."""
+
+    commits: dict[int, Entry] = field(default_factory=dict[int, Entry])
+    snapshots: dict[int, Entry] = field(default_factory=dict[int, Entry])
+    blobs: dict[tuple[int, bytes], Entry] = field(default_factory=dict[tuple[int, bytes], Entry])
+
+    @property
+    def now_ms(self) -> int:
+        """The newest timestamp of all: the store's clock stood there at least."""
+        entries = [*self.commits.values(), *self.snapshots.values(), *self.blobs.values()]
+        return max((entry.modified_ms for entry in entries), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What may go.
+
+    Attributes:
+        keys: the objects to delete.
+        blobs: the dead blobs that are gone after that, or were before.
+        fences: the claims that are gone after that, or were before.
+    """
+
+    keys: tuple[str, ...]
+    blobs: frozenset[Blob]
+    fences: frozenset[int]
+
+
+def plan(stored: StoredSession, state: State, attempted: AbstractSet[Blob], options: VolumeOptions) -> Plan:
+    """Return what may be removed of *stored*, by the owner whose last commit left *state*.
+
+    Args:
+        stored: what is listed, at a time when nobody had superseded this owner.
+        state: what the owner knows.
+        attempted: the blobs that the owner has begun to write: some of its commits may be under way.
+        options: ages and retention.
+    """
+    now_ms = stored.now_ms
+    old_ms = now_ms - round(options.collect_age_s * 1000)
+    base = _base(stored, state, min(old_ms, now_ms - round(options.retention_s * 1000)))
+    fence_ms = now_ms - round(options.fence_age_s * 1000)
+    fences = set(state.fences)
+    keys = [entry.key for number, entry in stored.snapshots.items() if number < base and entry.modified_ms <= old_ms]
+    commits: set[int] = set()
+    for number, entry in stored.commits.items():
+        is_fence = number in fences or number <= state.fenced_from
+        if number <= base and entry.modified_ms <= (min(old_ms, fence_ms) if is_fence else old_ms):
+            commits.add(number)
+            keys.append(entry.key)
+    own = {(blob.epoch, blob.id) for blob in attempted}
+    known = {(blob.epoch, blob.id): died for blob, died in state.blobs.items()}
+    blobs: set[tuple[int, bytes]] = set()
+    for name, entry in stored.blobs.items():
+        # What nobody knows of belongs to an epoch that is over: nothing refers to it, and nothing ever can.
+        orphan = name not in known and name[0] <= state.head.epoch and name not in own
+        if (orphan or 0 < known.get(name, 0) <= base) and entry.modified_ms <= old_ms:
+            blobs.add(name)
+            keys.append(entry.key)
+    return Plan(
+        keys=tuple(keys),
+        blobs=frozenset(
+            blob
+            for blob, died in state.blobs.items()
+            if died and ((blob.epoch, blob.id) in blobs or (blob.epoch, blob.id) not in stored.blobs)
+        ),
+        fences=frozenset(fence for fence in fences if fence in commits or fence not in stored.commits),
+    )
+
+
+def _base(stored: StoredSession, state: State, kept_ms: int) -> int:
+    """Return the number of the oldest snapshot to be kept: nothing at or below its commit is needed; 0 for none.
+
+    The second newest, or the newest of the earlier ones that was stored before *kept_ms*: whoever claims the session
+    now has then seen it. What its writer put there after it had been superseded does not count.
+    """
+    late = {number for number in stored.snapshots for fence, seen in state.fences.items() if seen < number < fence}
+    known = [number for number in stored.snapshots if number <= state.head.sequence and number not in late]
+    snapshots = sorted(known, reverse=True)
+    for number in snapshots[SNAPSHOTS_KEPT - 1 :]:
+        if stored.snapshots[number].modified_ms <= kept_ms:
+            return number
+    return 0
+
+
+class Collector:
+    """Collects one session's garbage, now and then, on behalf of its owner."""
+
+    def __init__(self, session: Session, attempted: AbstractSet[Blob]) -> None:
+        """Collect objects of *session*; *attempted* grows with the owner's uploads."""
+        self._session = session
+        self._attempted = attempted
+        self._collected_s: float | None = None
+
+    async def collect(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> Plan | None:
+        """Remove what may go after *state*, unless the last time was lately; return what that was, None for nothing.
+
+        *confirmed* waits for the commit that is under way and returns the number of the owner's last one. Never raises
+        a store's failure: what stays this time goes the next.
+        """
+        options = self._session.options
+        now_s = self._session.environment.uptime_s()
+        if self._collected_s is not None and now_s - self._collected_s < options.collect_interval_s:
+            return None
+        self._collected_s = now_s
+        try:
+            stored = await self._listed()
+            if max(stored.commits, default=0) > await confirmed():
+                return None  # Somebody has claimed the session: what is garbage is theirs to say.
+            found = plan(stored, state, self._attempted, options)
+            await self._delete(found.keys)
+        except (SessionFsError, StoreAnswer) as error:
+            _logger.warning("collecting %s: %s", self._session.keys.prefix, error)
+            return None
+        return found
+
+    async def _listed(self) -> StoredSession:
+        stored = StoredSession()
+        keys = self._session.keys
+        # Blobs first: one that a later commit refers to is then missing here, rather than listed and not known of.
+        for entry in await self._entries(keys.blobs):
+            blob = parse_blob_name(entry.key.removeprefix(keys.blobs))
+            if blob is not None:
+                stored.blobs[blob] = entry
+        for entry in await self._entries(keys.log):
+            name = parse_log_name(entry.key.removeprefix(keys.log))
+            if name is not None:
+                (stored.commits if name.kind is Kind.COMMIT else stored.snapshots)[name.sequence] = entry
+        return stored
+
+    async def _entries(self, prefix: str) -> Collection[Entry]:
+        entries: list[Entry] = []
+        cursor: str | None = None
+        while True:
+            after = cursor
+            page = await retry.read(
+                f"listing {prefix}",
+                lambda: self._session.store.list(prefix, cursor=after),  # noqa: B023  # called before the loop goes on
+                self._session.options.patience,
+                self._session.environment,
+            )
+            entries.extend(page.entries)
+            cursor = page.cursor
+            if cursor is None:
+                return entries
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), PAGE_ENTRIES_MAX):
+            some = keys[start : start + PAGE_ENTRIES_MAX]
+            await retry.read(
+                f"deleting {some[0]}",
+                lambda: self._session.store.delete(some),  # noqa: B023  # called before the loop goes on
+                self._session.options.patience,
+                self._session.environment,
+            )
