@@ -66,6 +66,11 @@ test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pyte
 sim: $(INSTALLED) ## Simulate replicas that fight over a session in a store that fails; SEEDS=n, from FIRST=n
 	SESSIONFS_SIM_SEEDS=$(SEEDS) SESSIONFS_SIM_FIRST=$(FIRST) $(BIN)/pytest -n 2 -q -rP tests/simulation -k everything $(ARGS)
 
+.PHONY: fuzz
+fuzz: SECONDS ?= 60
+fuzz: $(INSTALLED) ## Fuzz every decoder of the stored format; SECONDS=n, ARGS='--seed 2'
+	$(BIN)/python -m tests.format.fuzz --seconds $(SECONDS) $(ARGS)
+
 demo: $(INSTALLED) ## A conversation survives kill -9; STORE=moto, file:///dir or s3://bucket/prefix
 	$(BIN)/python -m sessionfs_s3.demo $(if $(STORE),--store "$(STORE)") $(ARGS)
 
