@@ -15,11 +15,14 @@ import pytest
 
 from sessionfs_s3.testing.servers import (
     S3Server,
+    ServerNotHere,
     ServerUnavailable,
+    minio_server,
     ministack_server,
     moto_server,
     seaweedfs_server,
 )
+from sessionfs_s3.testing.unfit_servers import localbucket_server, rclone_server, s3rver_server
 
 BUCKET = "sessions"
 
@@ -55,6 +58,30 @@ def seaweedfs() -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def minio() -> Iterator[S3Server]:
+    with _running(minio_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver() -> Iterator[S3Server]:
+    with _running(s3rver_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[S3Server]:
+    with _running(rclone_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def localbucket() -> Iterator[S3Server]:
+    with _running(localbucket_server()) as server:
+        yield server
+
+
 @pytest.fixture
 def enter(no_aws_settings: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[S3Server], str]:
     """Make this process use a server: ``enter(moto)`` sets its credentials and returns the URL of an empty prefix."""
@@ -72,6 +99,8 @@ def _running(starting: contextlib.AbstractContextManager[S3Server]) -> Iterator[
     with contextlib.ExitStack() as exits:
         try:
             server = exits.enter_context(starting)
+        except ServerNotHere as error:
+            pytest.skip(str(error))
         except ServerUnavailable as error:
             if os.environ.get("SESSIONFS_REQUIRE_SERVERS") == "1":
                 pytest.fail(str(error))

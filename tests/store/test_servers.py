@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.testing import servers
+from sessionfs_s3.testing import server_process, servers
 from sessionfs_s3.testing.servers import S3Server, ServerUnavailable
 
 DEADLINE_S = 60
@@ -20,14 +20,14 @@ DEADLINE_S = 60
 STARTS_AND_DIES = """
     import os, sys
     from pathlib import Path
-    from sessionfs_s3.testing import servers
+    from sessionfs_s3.testing import server_process as servers
 
     def command(directory):
         code = f"import http.server, os; os.chdir({str(directory)!r}); http.server.test(port=0, bind='127.0.0.1')"
-        return servers._Command([sys.executable, "-c", code], {}, 0, [Path(sys.argv[1])])
+        return servers.Command([sys.executable, "-c", code], {}, 0, [Path(sys.argv[1])])
 
     servers._wait_until_ready = lambda process, url: ""
-    with servers._started("pretender", command, "/") as server:
+    with servers.started("pretender", command, "/") as server:
         print(server.pid, flush=True)
         os.kill(os.getpid(), int(sys.argv[2]))
 """
@@ -73,14 +73,14 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tries: list[Path] = []
 
-    def command(directory: Path) -> servers._Command:
+    def command(directory: Path) -> server_process.Command:
         tries.append(directory)
-        return servers._Command([sys.executable, "-c", "raise SystemExit('the port is taken')"], {}, 1)
+        return server_process.Command([sys.executable, "-c", "raise SystemExit('the port is taken')"], {}, 1)
 
     complaint = pytest.raises(ServerUnavailable, match=r"(?s)pretender ended with exit status 1 .*the port is taken")
-    with complaint, servers._started("pretender", command, "/"):
+    with complaint, server_process.started("pretender", command, "/"):
         pytest.fail("it did not start")
-    assert len(tries) == servers.START_ATTEMPTS_MAX
+    assert len(tries) == server_process.START_ATTEMPTS_MAX
     assert list(tmp_path.iterdir()) == []
 
 
