@@ -12,8 +12,9 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -126,15 +127,15 @@ class _Trial:
     async def run(self, *, replace: bool) -> _Findings:
         """Ask everything; never raises what the store answered."""
         *bids, late_bid = self._bids
-        race = await _answers(self._create(bid) for bid in bids)
+        race = await _answers(partial(self._create, bid) for bid in bids)
         created = {bid: answer for bid, answer in zip(bids, race, strict=True) if isinstance(answer, str)}
         self._take("a conditional create (PUT with If-None-Match)", race)
         if created:
             late, whole, part, listed = await asyncio.gather(
-                _answer(self._create(late_bid)),
-                _answer(self._store.get(self._key)),
-                _answer(self._store.get(self._key, span=_SPAN)),
-                _answer(self._listed()),
+                _answer(partial(self._create, late_bid)),
+                _answer(partial(self._store.get, self._key)),
+                _answer(partial(self._store.get, self._key, span=_SPAN)),
+                _answer(self._listed),
             )
             self._take("a conditional create (PUT with If-None-Match)", [late])
             for what, answer in (("GET", whole), ("GET of a part (Range)", part), ("LIST", listed)):
@@ -149,7 +150,7 @@ class _Trial:
                 await self._try_replacing(*created.values())
         elif not self._findings.lacks and not self._findings.unknown:
             self._judge_no_winner(race)
-        self._take("DELETE", [await _answer(self._store.delete([self._key]))])
+        self._take("DELETE", [await _answer(partial(self._store.delete, [self._key]))])
         return self._findings
 
     def _create(self, bid: bytes) -> Awaitable[str]:
@@ -217,7 +218,9 @@ class _Trial:
 
     async def _try_replacing(self, etag: str) -> None:
         replacements = [b"first", b"other"]
-        answers = await _answers(self._store.put(self._key, data, condition=IfMatches(etag)) for data in replacements)
+        answers = await _answers(
+            partial(self._store.put, self._key, data, condition=IfMatches(etag)) for data in replacements
+        )
         what = "a conditional replace (PUT with If-Match)"
         self._take(what, answers)
         replaced = sum(isinstance(answer, str) for answer in answers)
@@ -233,14 +236,15 @@ class _Trial:
         self._findings.lacks.append(lack)
 
 
-async def _answer(request: Awaitable[_T]) -> _T | StoreAnswer:
+async def _answer(request: Callable[[], Awaitable[_T]]) -> _T | StoreAnswer:
+    # Not the awaitable itself: a task that is cancelled before it starts would leave it, never awaited.
     try:
-        return await request
+        return await request()
     except StoreAnswer as answer:
         return answer
 
 
-async def _answers(requests: Iterable[Awaitable[_T]]) -> list[_T | StoreAnswer]:
+async def _answers(requests: Iterable[Callable[[], Awaitable[_T]]]) -> list[_T | StoreAnswer]:
     return await asyncio.gather(*(_answer(request) for request in requests))
 
 
