@@ -9,7 +9,7 @@ ARGS ?=
 STORE ?=
 SEEDS ?= 2000
 FIRST ?= 0
-KILLS ?= 200
+KILLS ?= 100
 
 BIN := .venv/bin
 INSTALLED := .venv/installed

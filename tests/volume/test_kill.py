@@ -1,8 +1,14 @@
-"""A writer is killed with SIGKILL in the middle of its work: everything that it was told is stored is there, once."""
+"""A writer is killed with SIGKILL in the middle of its work: everything that it was told is stored is there, once.
+
+A few kills on each store; ``make soak`` runs it for long (``SESSIONFS_SOAK_KILLS``, ``SESSIONFS_SOAK_SEED``).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import secrets
 import signal
 import sys
 from collections import Counter
@@ -17,7 +23,16 @@ from sessionfs_s3.testing.servers import S3Server
 from sessionfs_s3.volume import Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
 
-ROUNDS = 4
+KILLS = int(os.environ.get("SESSIONFS_SOAK_KILLS") or 3)
+LOOKS_EVERY = 25
+ACKNOWLEDGED_MAX = 60
+"""With a snapshot every 16 commits, some writers are killed before their first snapshot and some after several."""
+
+TIMEOUT_S = 120 + 5 * KILLS
+SERVERS = [
+    pytest.param(name, marks=[pytest.mark.servers, pytest.mark.xdist_group(name)])
+    for name in ("ministack", "seaweedfs", "minio")
+]
 WRITER = """
 import asyncio, sys
 from sessionfs_s3.format import SessionKeys
@@ -41,13 +56,14 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def _run_and_kill(url: str, name: str, after: int) -> list[str]:
-    """Start a writer, kill it after so many acknowledgements, and return all that it reported."""
+async def _run_and_kill(url: str, name: str, after: int, delay_s: float) -> list[str]:
+    """Start a writer, kill it *delay_s* after so many acknowledgements, and return all that it reported."""
     writer = await asyncio.create_subprocess_exec(
         sys.executable, "-c", WRITER, url, name, stdout=asyncio.subprocess.PIPE
     )
     assert writer.stdout is not None
     told = [(await writer.stdout.readline()).decode().strip() for _ in range(after)]
+    await asyncio.sleep(delay_s)
     writer.send_signal(signal.SIGKILL)
     rest = (await writer.stdout.read()).decode()
     assert await writer.wait() == -signal.SIGKILL
@@ -57,11 +73,22 @@ async def _run_and_kill(url: str, name: str, after: int) -> list[str]:
 
 async def check_kills(url: str) -> None:
     """Kill one writer after the other on the store at *url*, and look at what the next one finds."""
+    seed = int(os.environ.get("SESSIONFS_SOAK_SEED") or secrets.randbits(32))
+    print(f"SESSIONFS_SOAK_SEED={seed} SESSIONFS_SOAK_KILLS={KILLS}")
+    chance = random.Random(seed)
     told: list[str] = []
-    for n in range(ROUNDS):
-        told += await _run_and_kill(url, f"w{n}", 10 + 19 * n)
+    for n in range(1, KILLS + 1):
+        # Anywhere in the two or three requests that follow the acknowledgement.
+        told += await _run_and_kill(url, f"w{n}", chance.randint(1, ACKNOWLEDGED_MAX), chance.uniform(0, 0.02))
+        if n % LOOKS_EVERY == 0 or n == KILLS:
+            await _look(url, told, n)
+    print(f"{KILLS} writers killed, {len(told)} acknowledgements kept")
+
+
+async def _look(url: str, told: list[str], killed: int) -> None:
+    store = await open_store(url)
     volume = await Volume.open(
-        await open_store(url),
+        store,
         SessionKeys.of("acme", "killed"),
         read_only=False,
         environment=system_environment(),
@@ -75,17 +102,27 @@ async def check_kills(url: str) -> None:
         (stored, [each for each in told if not each.startswith("row ")]),
         (rows, [each for each in told if each.startswith("row ")]),
     ):
-        assert max(Counter(seen).values()) == 1, "nothing is there twice"
-        assert [each for each in seen if each in set(acknowledged)] == acknowledged, "all that was told, in order"
-        assert len(seen) - len(acknowledged) <= ROUNDS, "at most the one that was under way is there unacknowledged"
+        known = set(acknowledged)
+        assert max(Counter(seen).values(), default=0) <= 1, "nothing is there twice"
+        assert [each for each in seen if each in known] == acknowledged, "all that was told, in order"
+        assert len(seen) - len(acknowledged) <= killed, "at most the one that was under way is there unacknowledged"
     await volume.aclose()
+    await store.aclose()
 
 
-@pytest.mark.timeout(120)
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> S3Server:
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, S3Server)
+    return server
+
+
+@pytest.mark.timeout(TIMEOUT_S)
 async def test_on_a_directory(tmp_path: Path) -> None:
     await check_kills(tmp_path.as_uri())
 
 
-@pytest.mark.timeout(120)
-async def test_on_an_s3_server(seaweedfs: S3Server, enter: Callable[[S3Server], str]) -> None:
-    await check_kills(enter(seaweedfs))
+@pytest.mark.timeout(TIMEOUT_S)
+@pytest.mark.parametrize("server", SERVERS, indirect=True)
+async def test_on_an_s3_server(server: S3Server, enter: Callable[[S3Server], str]) -> None:
+    await check_kills(enter(server))

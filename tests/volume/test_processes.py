@@ -25,6 +25,17 @@ from sessionfs_s3.volume.retry import Patience
 PROCESSES = 50
 APPENDS = 4
 WAIT_S = 100.0
+SERVERS = [
+    pytest.param(name, marks=[pytest.mark.servers, pytest.mark.xdist_group(name)])
+    for name in ("ministack", "seaweedfs", "minio")
+]
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> S3Server:
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, S3Server)
+    return server
 
 
 @dataclass
@@ -81,7 +92,7 @@ def _process(url: str, name: str, environment: dict[str, str], barriers: tuple[B
 def _race(url: str, environment: dict[str, str]) -> list[Outcome]:
     context = multiprocessing.get_context("forkserver")
     # Imported once, in the server that the fifty are forked from.
-    context.set_forkserver_preload(["sessionfs_s3.volume", "sessionfs_s3.store.s3", __name__])
+    context.set_forkserver_preload(["sessionfs_s3.volume", "tests.volume.warm", __name__])
     results = context.Queue()
     barriers = (context.Barrier(PROCESSES), context.Barrier(PROCESSES))
     processes = [
@@ -116,7 +127,8 @@ async def test_fifty_processes_on_a_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_fifty_processes_on_an_s3_server(ministack: S3Server, enter: Callable[[S3Server], str]) -> None:
-    """On the server that decides races without steps of a second; moto would prove nothing."""
-    url = enter(ministack)
-    await _check(url, await asyncio.to_thread(_race, url, dict(ministack.environment())))
+@pytest.mark.parametrize("server", SERVERS, indirect=True)
+async def test_fifty_processes_on_an_s3_server(server: S3Server, enter: Callable[[S3Server], str]) -> None:
+    """On the servers that decide races; moto would prove nothing."""
+    url = enter(server)
+    await _check(url, await asyncio.to_thread(_race, url, dict(server.environment())))
