@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from sessionfs_s3.testing.servers import S3Server
 from sessionfs_s3.volume import Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
 from sessionfs_s3.volume.retry import Patience
+from tests.volume.forked import FORKED
 
 PROCESSES = 50
 APPENDS = 4
@@ -90,13 +90,10 @@ def _process(url: str, name: str, environment: dict[str, str], barriers: tuple[B
 
 
 def _race(url: str, environment: dict[str, str]) -> list[Outcome]:
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, in the server that the fifty are forked from.
-    context.set_forkserver_preload(["sessionfs_s3.volume", "tests.volume.warm", __name__])
-    results = context.Queue()
-    barriers = (context.Barrier(PROCESSES), context.Barrier(PROCESSES))
+    results = FORKED.Queue()
+    barriers = (FORKED.Barrier(PROCESSES), FORKED.Barrier(PROCESSES))
     processes = [
-        context.Process(target=_process, args=(url, f"p{n}", environment, barriers, results)) for n in range(PROCESSES)
+        FORKED.Process(target=_process, args=(url, f"p{n}", environment, barriers, results)) for n in range(PROCESSES)
     ]
     for process in processes:
         process.start()
