@@ -1,13 +1,15 @@
-# Needs Python >= 3.11, make and, for the real Copilot runtime, npm. Everything made goes into .venv and .cache.
+# Needs Python >= 3.11, make and, for the real Copilot runtime and one server, npm. Everything made goes into .venv and .cache.
 #   PYTHON  the interpreter that .venv is made from          make test PYTHON=python3.13
 #   ARGS    more arguments for the tool that a target runs   make test ARGS='-k fence -x'
 #   STORE   where the demo keeps its session                 make demo STORE=s3://bucket/prefix
+#   KILLS   how many writers the soak kills on each store    make soak KILLS=1000
 #   SEEDS   how many seeds the simulation runs, from FIRST   make sim SEEDS=20000
 PYTHON ?= python3
 ARGS ?=
 STORE ?=
 SEEDS ?= 2000
 FIRST ?= 0
+KILLS ?= 100
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -17,7 +19,7 @@ export SESSIONFS_CACHE_DIR ?= $(CURDIR)/.cache
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv check format test sim demo lock clean FORCE
+.PHONY: help .venv check format test soak minio sim demo lock clean FORCE
 .SUFFIXES:
 
 help: ## Say what the targets do
@@ -61,7 +63,14 @@ format: $(INSTALLED) ## Format, and mend what the linter can mend
 # Three workers for two cores: much of the suite waits for runtimes and servers to start and to die.
 test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pytest
 	@$(BIN)/python .make/runtime.py
+	@$(BIN)/python .make/servers.py
 	$(BIN)/pytest -n 3 --dist=loadgroup $(ARGS)
+
+soak: $(INSTALLED) ## Kill writers with SIGKILL on every store, again and again; KILLS=n on each
+	SESSIONFS_SOAK_KILLS=$(KILLS) $(BIN)/pytest -n 2 --dist=loadgroup -q -rPs tests/volume/test_kill.py $(ARGS)
+
+minio: $(INSTALLED) ## Build MinIO for the tests, with Go: 3 minutes, once, and 2 GB in Go's own caches
+	@$(BIN)/python .make/minio.py
 
 sim: $(INSTALLED) ## Simulate replicas that fight over a session in a store that fails; SEEDS=n, from FIRST=n
 	SESSIONFS_SIM_SEEDS=$(SEEDS) SESSIONFS_SIM_FIRST=$(FIRST) $(BIN)/pytest -n 2 -q -rP tests/simulation -k everything $(ARGS)

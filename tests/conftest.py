@@ -15,11 +15,14 @@ import pytest
 
 from sessionfs_s3.testing.servers import (
     S3Server,
+    ServerNotHere,
     ServerUnavailable,
+    minio_server,
     ministack_server,
     moto_server,
     seaweedfs_server,
 )
+from sessionfs_s3.testing.unfit_servers import localbucket_server, rclone_server, s3rver_server
 
 BUCKET = "sessions"
 
@@ -39,19 +42,43 @@ def no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
-    with _running(moto_server()) as server:
+    with running(moto_server()) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def ministack() -> Iterator[S3Server]:
-    with _running(ministack_server()) as server:
+    with running(ministack_server()) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[S3Server]:
-    with _running(seaweedfs_server()) as server:
+    with running(seaweedfs_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio() -> Iterator[S3Server]:
+    with running(minio_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver() -> Iterator[S3Server]:
+    with running(s3rver_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[S3Server]:
+    with running(rclone_server()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def localbucket() -> Iterator[S3Server]:
+    with running(localbucket_server()) as server:
         yield server
 
 
@@ -68,10 +95,16 @@ def enter(no_aws_settings: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[S
 
 
 @contextlib.contextmanager
-def _running(starting: contextlib.AbstractContextManager[S3Server]) -> Iterator[S3Server]:
+def running(starting: contextlib.AbstractContextManager[S3Server]) -> Iterator[S3Server]:
+    """Enter *starting*, and make the bucket; skip, or fail under SESSIONFS_REQUIRE_SERVERS=1, where it does not start.
+
+    A server that this machine has no means of bringing here is skipped in any case, with the reason.
+    """
     with contextlib.ExitStack() as exits:
         try:
             server = exits.enter_context(starting)
+        except ServerNotHere as error:
+            pytest.skip(str(error))
         except ServerUnavailable as error:
             if os.environ.get("SESSIONFS_REQUIRE_SERVERS") == "1":
                 pytest.fail(str(error))

@@ -1,4 +1,4 @@
-"""The conformance suite, run against every store that ships and every S3 server that a package brings."""
+"""The conformance suite, run against every store that ships and every S3 server that a package brings, and MinIO."""
 
 from __future__ import annotations
 
@@ -102,4 +102,13 @@ class TestS3OnSeaweedFS(S3Conformance):
     @pytest.fixture
     async def store(self, seaweedfs: S3Server, enter: Enter) -> AsyncIterator[Store]:
         async with contextlib.aclosing(await self.opened(seaweedfs, enter)) as store:
+            yield store
+
+
+@pytest.mark.servers
+@pytest.mark.xdist_group("minio")
+class TestS3OnMinIO(S3Conformance):
+    @pytest.fixture
+    async def store(self, minio: S3Server, enter: Enter) -> AsyncIterator[Store]:
+        async with contextlib.aclosing(await self.opened(minio, enter)) as store:
             yield store

