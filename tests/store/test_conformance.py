@@ -10,7 +10,16 @@ from urllib.parse import quote
 
 import pytest
 
-from sessionfs_s3.store import LocalStore, MemoryStore, MeteredStore, RequestLog, S3Store, Store, open_store
+from sessionfs_s3.store import (
+    LocalStore,
+    MemoryStore,
+    MeteredStore,
+    ObstoreStore,
+    RequestLog,
+    S3Store,
+    Store,
+    open_store,
+)
 from sessionfs_s3.store.url import S3Location, parse_store_url
 from sessionfs_s3.testing.servers import S3Server
 from sessionfs_s3.testing.store import StoreConformance
@@ -52,7 +61,7 @@ class S3Conformance(StoreConformance):
     server: S3Server
     location: S3Location
 
-    async def opened(self, server: S3Server, enter: Enter) -> S3Store:
+    async def opened(self, server: S3Server, enter: Enter) -> Store:
         url = enter(server)
         location = parse_store_url(url)
         assert isinstance(location, S3Location)
@@ -98,6 +107,55 @@ class TestS3OnSeaweedFS(S3Conformance):
     races_are_fair = True
     race_rounds = 1  # Those who want a key that is contended wait for it in steps of a second.
     sorts_by_whole_key = False  # Directory by directory.
+
+    @pytest.fixture
+    async def store(self, seaweedfs: S3Server, enter: Enter) -> AsyncIterator[Store]:
+        async with contextlib.aclosing(await self.opened(seaweedfs, enter)) as store:
+            yield store
+
+
+class ObstoreConformance(S3Conformance):
+    """The other client of S3."""
+
+    async def opened(self, server: S3Server, enter: Enter) -> Store:
+        pytest.importorskip("obstore")
+        url = f"{enter(server)}&client=obstore"
+        location = parse_store_url(url)
+        assert isinstance(location, S3Location)
+        self.location = location
+        self.client = server.client
+        store = await open_store(url)
+        assert isinstance(store, ObstoreStore)
+        return store
+
+
+@pytest.mark.servers
+@pytest.mark.xdist_group("moto")
+class TestObstoreOnMoto(ObstoreConformance):
+    races_are_fair = False  # As above.
+    race_rounds = 2
+
+    @pytest.fixture
+    async def store(self, moto: S3Server, enter: Enter) -> AsyncIterator[Store]:
+        async with contextlib.aclosing(await self.opened(moto, enter)) as store:
+            yield store
+
+
+@pytest.mark.servers
+@pytest.mark.xdist_group("ministack")
+class TestObstoreOnMinistack(ObstoreConformance):
+    @pytest.fixture
+    async def store(self, ministack: S3Server, enter: Enter) -> AsyncIterator[Store]:
+        async with contextlib.aclosing(await self.opened(ministack, enter)) as store:
+            yield store
+
+
+@pytest.mark.servers
+@pytest.mark.xdist_group("seaweedfs")
+class TestObstoreOnSeaweedFS(ObstoreConformance):
+    races_are_fair = True
+    race_rounds = 1  # As above.
+    sorts_by_whole_key = False  # As above.
 
     @pytest.fixture
     async def store(self, seaweedfs: S3Server, enter: Enter) -> AsyncIterator[Store]:
