@@ -37,7 +37,11 @@ _CODE: Final = re.compile(r"<Code>([^<]{1,200})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,500})")
 _REGION: Final = re.compile(r"<Region>([a-z0-9-]{1,40})</Region>")
 _ENDPOINT: Final = re.compile(r"<Endpoint>([A-Za-z0-9.:-]{1,255})</Endpoint>")
-_DELETE_FAILED: Final = re.compile(r"DeleteObjects request failed for key (\S+): (.*) \(code: (\w+)\)", re.DOTALL)
+_DELETE_FAILED: Final = re.compile(
+    r"(?:DeleteObjects|Bulk delete) request failed for key \S+: (.*) \(code: (\w+)\)", re.DOTALL
+)
+"""One key of a bulk delete: with S3's error code, or with the HTTP status of Azure's batch."""
+
 _DEBUG: Final = "\n\nDebug source:"
 _URL: Final = re.compile(r"\b[a-z]+://\S+")
 _DETAIL_CHARS_MAX: Final = 500
@@ -64,19 +68,26 @@ _TRANSIENT_CODES: Final = frozenset(
     }
 )
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429})
+_TRANSIENT_CODES_OF_BATCHES: Final = frozenset({"408", "409", "425", "429"})
+_CONFLICT_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 _MISSING_OBJECT: Final = frozenset({"NoSuchKey", "BlobNotFound"})
 _MISSING_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 _EXISTS: Final = frozenset({"BlobAlreadyExists"})
 """Azure answers ``If-None-Match: *`` on a blob that is there with 409 and this code: a precondition that fails."""
 
 _NOT_S3S: Final = "(is this an object store's endpoint?)"
+_STARTS_PAST_THE_END: Final = "Wanted range starting at"
 _NO_RANGES: Final = "Received non-partial response when range requested"
 _BARE_REDIRECT: Final = "Received redirect without LOCATION"
 
 
 def is_past_the_end(error: Exception) -> bool:
-    """Return whether *error* says that the span asked for starts at or past the object's end (HTTP 416)."""
-    return _status(_said(error))[0] == 416
+    """Return whether *error* says that the span asked for starts at or past the object's end.
+
+    HTTP 416, or object_store's own ``InvalidGetRange`` where the server sent an answer nevertheless, as Azurite does.
+    """
+    said = _said(error)
+    return _status(said)[0] == 416 or _STARTS_PAST_THE_END in said
 
 
 def answer(error: Exception, key: str, asked: Asked, *, bucket: str, exists: bool) -> StoreAnswer:
@@ -92,8 +103,7 @@ def answer(error: Exception, key: str, asked: Asked, *, bucket: str, exists: boo
     said = _said(error)
     failed = _DELETE_FAILED.search(said)
     if failed is not None:
-        detail = f"{failed[3]}: {_shown(failed[2])}"
-        return NoAnswer(key, detail) if failed[3] in _TRANSIENT_CODES else Denied(key, detail)
+        return _from_bulk_delete(failed[2], _shown(failed[1]), key)
     status, body = _status(said)
     if status is None:
         return _without_status(error, said, key, exists=exists)
@@ -111,6 +121,14 @@ def answer(error: Exception, key: str, asked: Asked, *, bucket: str, exists: boo
         putting = asked in (Asked.PUT, Asked.PUT_IF_MATCHES)
         return Conflict(key, detail) if putting else NoAnswer(key, detail)
     return Denied(key, _redirected(body, bucket, detail))
+
+
+def _from_bulk_delete(code: str, message: str, key: str) -> StoreAnswer:
+    detail = f"{code}: {message}"
+    if code == "404":
+        return KeyNotFound(key)
+    may_pass = code in _TRANSIENT_CODES or code in _CONFLICT_CODES or code in _TRANSIENT_CODES_OF_BATCHES
+    return NoAnswer(key, detail) if may_pass or code.startswith("5") else Denied(key, detail)
 
 
 def _without_status(error: Exception, said: str, key: str, *, exists: bool) -> StoreAnswer:

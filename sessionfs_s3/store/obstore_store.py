@@ -304,9 +304,16 @@ class ObstoreStore:
         return Entry(
             key=found["path"].removeprefix(self._prefix),
             size=found["size"],
-            etag="" if self._cloud is Cloud.GOOGLE else found["e_tag"] or "",
+            etag=self._listed_etag(found["e_tag"] or ""),
             modified_ms=(found["last_modified"] - _EPOCH) // _MILLISECOND,
         )
+
+    def _listed_etag(self, etag: str) -> str:
+        if self._cloud is Cloud.GOOGLE:
+            return ""  # What is listed is a digest of the contents, not the generation.
+        if self._cloud is Cloud.AZURE and not etag.startswith('"'):
+            return f'"{etag}"'  # In listings Azure leaves out the quotes that its headers have.
+        return etag
 
     def _require_open(self) -> Client:
         if self._client is None:

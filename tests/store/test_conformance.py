@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.store import (
+    IF_ABSENT,
+    Fetched,
+    IfMatches,
     LocalStore,
     MemoryStore,
     MeteredStore,
@@ -21,10 +28,29 @@ from sessionfs_s3.store import (
     open_store,
 )
 from sessionfs_s3.store.url import S3Location, parse_store_url
-from sessionfs_s3.testing.servers import S3Server
-from sessionfs_s3.testing.store import StoreConformance
+from sessionfs_s3.testing.cloud_servers import AzureServer, azurite_server
+from sessionfs_s3.testing.servers import S3Server, ServerUnavailable
+from sessionfs_s3.testing.store import StoreConformance, entries
+from tests.store.google_model import TOKEN, google_model
 
 Enter = Callable[[S3Server], str]
+
+CONTAINER = "sessions"
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzureServer]:
+    with contextlib.ExitStack() as exits:
+        try:
+            server = exits.enter_context(azurite_server())
+        except ServerUnavailable as error:
+            if os.environ.get("SESSIONFS_REQUIRE_SERVERS") == "1":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        server.create_container(CONTAINER)
+        yield server
 
 
 class TestMemoryStore(StoreConformance):
@@ -161,3 +187,58 @@ class TestObstoreOnSeaweedFS(ObstoreConformance):
     async def store(self, seaweedfs: S3Server, enter: Enter) -> AsyncIterator[Store]:
         async with contextlib.aclosing(await self.opened(seaweedfs, enter)) as store:
             yield store
+
+
+@pytest.mark.servers
+@pytest.mark.xdist_group("azurite")
+class TestObstoreOnAzurite(StoreConformance):
+    """Azure's protocol; one process that decides one request after the other, so a race of 50 takes it a while."""
+
+    race_rounds = 2
+
+    @pytest.fixture
+    async def store(self, azurite: AzureServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+        pytest.importorskip("obstore")
+        for name, value in azurite.environment().items():
+            monkeypatch.setenv(name, value)
+        self.server = azurite
+        self.prefix = f"test-{os.getpid()}-{next(_numbers)}"
+        async with contextlib.aclosing(await open_store(f"az://{CONTAINER}/{self.prefix}")) as store:
+            yield store
+
+    async def raw_get(self, store: Store, key: str) -> bytes | None:
+        path = f"{CONTAINER}/{self.prefix}/{quote(key)}"
+        status, body = await asyncio.to_thread(self.server.request, "GET", path, {})
+        assert status in (200, 404), body
+        return body if status == 200 else None
+
+
+class TestObstoreOnGoogleModel(StoreConformance):
+    """No emulator speaks Google's XML interface: this is a model of it, so it proves the adapter, not Google."""
+
+    race_rounds = 2
+
+    @pytest.fixture
+    async def store(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+        pytest.importorskip("obstore")
+        monkeypatch.setenv("GOOGLE_BEARER_TOKEN", TOKEN)
+        async with google_model("sessions") as (self.model, endpoint_url):
+            url = f"gs://sessions/prefix?endpoint_url={endpoint_url}"
+            async with contextlib.aclosing(await open_store(url)) as store:
+                yield store
+
+    async def raw_get(self, store: Store, key: str) -> bytes | None:
+        found = self.model.objects.get(f"prefix/{key}")
+        return found.data if found else None
+
+    async def test_what_is_put_is_what_is_got(self, store: Store) -> None:
+        """As everywhere, but for the entity tags in listings, which obstore does not pass on there: they are empty."""
+        for number, data in enumerate((b"", b"x", bytes(range(256)) * 20_480)):
+            etag = await store.put(f"objects/{number}", data, condition=IF_ABSENT)
+            assert etag.isdigit(), "the generation, which a conditional replace takes"
+            assert await store.get(f"objects/{number}") == Fetched(data, etag)
+            assert await self.raw_get(store, f"objects/{number}") == data
+            (entry,) = await entries(store, f"objects/{number}")
+            assert (entry.key, entry.size, entry.etag) == (f"objects/{number}", len(data), "")
+        with pytest.raises(InvalidInput, match="one that put or get returned"):
+            await store.put("objects/0", b"x", condition=IfMatches(""))
