@@ -30,6 +30,7 @@ class Asked(Enum):
     PUT_IF_MATCHES = "put if matches"
     LIST = "list"
     DELETE = "delete"
+    DELETE_ONE = "delete a single key"
 
 
 _STATUS: Final = re.compile(r"Server returned non-2xx status code: (\d{3})[^:]*:(.*)", re.DOTALL)
@@ -147,7 +148,7 @@ def _without_status(error: Exception, said: str, key: str, *, exists: bool) -> S
 
 def _from_missing(key: str, asked: Asked, code: str, detail: str) -> StoreAnswer:
     """Read a 404. One that does not come from the store, say a proxy's, must not pass for an object that is missing."""
-    if code in _MISSING_OBJECT and asked in (Asked.GET, Asked.DELETE):
+    if code in _MISSING_OBJECT and asked in (Asked.GET, Asked.DELETE_ONE):
         return KeyNotFound(key)
     if code in _MISSING_OBJECT and asked is Asked.PUT_IF_MATCHES:
         return PreconditionFailed(key, f"no object stands there ({detail})")

@@ -1,7 +1,8 @@
 """obstore's clients for S3, Google Cloud Storage and Azure Blob, set up so that one call is one request.
 
 ``max_retries=0`` turns off object_store's own retries; hyper, below it, sends again only what it has not begun to send.
-Redirects are not followed: they come back as errors. ``tests/store/test_obstore_answers.py`` pins all of it.
+Redirects are followed by some requests, which no option of obstore 0.12 turns off (:mod:`.obstore_store` says what that
+means). ``tests/store/test_obstore_answers.py`` pins all of it.
 
 S3 credentials come from botocore's chain, as those of the other S3 client do: profiles, SSO, assumed roles, web
 identity, containers and instances. obstore's own chain knows neither the AWS configuration files nor SSO. Google's and

@@ -11,6 +11,9 @@ What obstore 0.12 cannot do as the protocol asks:
   for one that ends within a name, its folder is listed from there on. The answer's root element is not checked, nor
   ``IsTruncated``: a web page sent with status 200 in the server's place **passes for an empty listing**. Directory
   buckets, which list unsorted, cannot be paged so, and are refused.
+* **Redirects** are followed, up to ten, by GET, LIST and DELETE. A PUT meets 301, 302, 307 and 308 with Denied, but
+  follows **303** with a GET, and takes that one's answer, if it is 200 with an ETag, **for its own**. No object store
+  answers 303; a proxy in between could.
 * **Deletes.** On S3 one request for all keys. Google and Azure take one request for each key, 16 at once: obstore's own
   bulk calls end at the first key that is missing, and leave the rest.
 * **Google's entity tags.** A conditional replace takes the object's generation, which is therefore the entity tag that
@@ -216,13 +219,13 @@ class ObstoreStore:
         # One more than asked for tells whether there are more; from the page that the server fills anyway.
         count = min(limit + 1, PAGE_ENTRIES_MAX)
         async with self._asking(prefix, Asked.LIST):
-            stream = obstore.list(client, folder or None, offset=offset, chunk_size=count)
-            try:
-                found: Sequence[ObjectMeta] = await anext(stream)
-            except StopAsyncIteration:
-                found = ()
+            # Its other form returns a class of an optional package, which has no types here.
+            stream = obstore.list(client, folder or None, offset=offset, chunk_size=count)  # pyright: ignore[reportUnknownMemberType]
+            none: list[ObjectMeta] = []
+            found = await anext(stream, none)
         entries = [self._entry(each) for each in found if each["path"].startswith(wanted)]
-        goes_on = len(found) == count and found[-1]["path"].startswith(wanted)
+        # The first one past the prefix ends the listing.
+        goes_on = len(entries) == count
         entries = entries[:limit]
         return Page(tuple(entries), entries[-1].key if goes_on else None)
 
@@ -245,7 +248,7 @@ class ObstoreStore:
 
         async def delete_one(key: str) -> None:
             try:
-                async with at_once, self._asking(key, Asked.DELETE):
+                async with at_once, self._asking(key, Asked.DELETE_ONE):
                     await obstore.delete_async(client, self._prefix + key)
             except KeyNotFound:
                 pass
