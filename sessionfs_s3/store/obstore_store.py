@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _DELETES_AT_ONCE: Final = 16
+_ERRORS: Final = (BaseError, OSError, ValueError, RuntimeError)
+_PANIC: Final = "RustPanic"
+"""A class that obstore does not name: some odd answers of a server make its code panic instead of raising an error."""
+
 _SETTLE_S: Final = 0.02
 """How long closing waits: four times the interval in which threads take turns (``sys.getswitchinterval``)."""
 
@@ -269,24 +273,27 @@ class ObstoreStore:
         self._client = None
         for timeout in self._asked:
             timeout.reschedule(0.0)
-        # A thread of obstore's lets go of Python objects just after its answer is here. An interpreter that ends in that
-        # instant is aborted (seen with 0.12.1 on Python 3.11: exit status 134).
+        # A thread of obstore's lets go of Python objects just after its answer is here. An interpreter that ends in
+        # that instant is aborted (seen with 0.12.1 on Python 3.11: exit status 134).
         await asyncio.sleep(_SETTLE_S)
 
     @asynccontextmanager
     async def _asking(self, key: str, asked: Asked) -> AsyncGenerator[None]:
         try:
-            async with asyncio.timeout(self._timeout_s) as timeout, self._connections:
+            async with asyncio.timeout(self._timeout_s) as timeout:
                 self._asked.add(timeout)
                 try:
-                    yield
+                    async with self._connections:
+                        yield
                 finally:
                     self._asked.discard(timeout)
         except StoreAnswer:
             raise
         except TimeoutError as error:
             raise NoAnswer(key, "no answer in time, or the store was closed meanwhile") from error
-        except (BaseError, OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            if not isinstance(error, _ERRORS) and type(error).__name__ != _PANIC:
+                raise
             # Without the cause: its text may hold a URL with a signature.
             exists = isinstance(error, (AlreadyExistsError, PreconditionError))
             raise answer(error, key, asked, bucket=self._bucket, exists=exists) from None

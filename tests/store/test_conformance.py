@@ -21,7 +21,6 @@ from sessionfs_s3.store import (
     LocalStore,
     MemoryStore,
     MeteredStore,
-    ObstoreStore,
     RequestLog,
     S3Store,
     Store,
@@ -145,6 +144,8 @@ class ObstoreConformance(S3Conformance):
 
     async def opened(self, server: S3Server, enter: Enter) -> Store:
         pytest.importorskip("obstore")
+        from sessionfs_s3.store import ObstoreStore
+
         url = f"{enter(server)}&client=obstore"
         location = parse_store_url(url)
         assert isinstance(location, S3Location)

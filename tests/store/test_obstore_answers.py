@@ -9,6 +9,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -17,6 +18,7 @@ from sessionfs_s3.store import (
     IF_ABSENT,
     UNCONDITIONAL,
     ClientSettings,
+    Entry,
     Fetched,
     IfMatches,
     Page,
@@ -115,6 +117,41 @@ async def test_known_weakness_other_redirects_are_followed(script: Scripted, ver
         with pytest.raises(Denied):
             await CALLS[verb](store)
     assert [came.target for came in script.came][1:] == ["/elsewhere"]
+
+
+async def test_known_weakness_a_short_page_is_not_the_pages_end(script: Scripted) -> None:
+    """Where a server does not fill a page, one call is more than one request; what it returns is right."""
+    found = (
+        "<Contents><Key>p/log/{}</Key><LastModified>2026-11-21T10:59:08.123Z</LastModified><ETag>e</ETag>"
+        "<Size>7</Size></Contents>"
+    )
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+    script.says = [
+        answer(200, f"<ListBucketResult>{more}{found.format('a%25')}</ListBucketResult>"),
+        answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found.format('b')}</ListBucketResult>"),
+    ]
+    async with store_at(script) as store:
+        page = await store.list("log/", limit=10)
+    assert page == Page((Entry("log/a%25", 7, "e", 1795258748123), Entry("log/b", 7, "e", 1795258748123)), None)
+    assert ["start-after" in came.target for came in script.came] == [False, False]
+    assert "continuation-token=t" in script.came[1].target
+
+
+async def test_pages_are_asked_for_by_key(script: Scripted) -> None:
+    """From the last key on; a prefix that ends within a name from just before it on, in its folder."""
+    script.says = [answer(200, "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")] * 5
+    async with store_at(script) as store:
+        await store.list("log/", cursor="log/00")
+        for prefix in ("log/1", "log/0", "log/a0", "log"):
+            await store.list(prefix)
+    asked = [dict(parse_qsl(urlsplit(came.target).query)) for came in script.came]
+    assert [(each["prefix"], each["start-after"]) for each in asked] == [
+        ("p/log/", "p/log/00"),
+        ("p/log/", "p/log/0~"),
+        ("p/log/", "p/log/.~"),
+        ("p/log/", "p/log/a/~"),
+        ("p/", "p/lof~"),
+    ]
 
 
 @pytest.mark.parametrize("verb", EVERY)
@@ -216,6 +253,26 @@ async def test_a_delete_names_the_keys_error(script: Scripted) -> None:
             await store.delete(["a", "b", "c"])
         await store.delete([])
     assert len(script.came) == 3
+
+
+async def test_a_panic_is_no_answer(script: Scripted, capfd: pytest.CaptureFixture[str]) -> None:
+    """A delete that is told of a key for which it did not ask makes object_store panic."""
+    error = "<Error><Key>p/other</Key><Code>AccessDenied</Code><Message>as scripted</Message></Error>"
+    script.says = [answer(200, f"<DeleteResult>{error}</DeleteResult>")]
+    async with store_at(script) as store:
+        with pytest.raises(NoAnswer, match="panicked"):
+            await store.delete(["a"])
+    assert "panicked at" in capfd.readouterr().err
+
+
+async def test_closing_ends_what_waits_for_a_connection(script: Scripted) -> None:
+    script.says = [Act.STALL]
+    async with store_at(script, ClientSettings(connections_max=1)) as store:
+        calls = [asyncio.create_task(store.get(f"{number}")) for number in range(3)]
+        await script.stalled.wait()
+        await store.aclose()
+        assert [type(each) for each in await asyncio.gather(*calls, return_exceptions=True)] == [NoAnswer] * 3
+    assert len(script.came) == 1
 
 
 @pytest.mark.parametrize(
