@@ -14,8 +14,8 @@ What obstore 0.12 cannot do as the protocol asks:
 * **Redirects** are followed, up to ten, by GET, LIST and DELETE. A PUT meets 301, 302, 307 and 308 with Denied, but
   follows **303** with a GET, and takes that one's answer, if it is 200 with an ETag, **for its own**. No object store
   answers 303; a proxy in between could.
-* **Deletes.** On S3 one request for all keys. Google and Azure take one request for each key, 16 at once: obstore's own
-  bulk calls end at the first key that is missing, and leave the rest.
+* **Deletes.** On S3 one request for all keys. Azure takes one for 256 keys; its answer is not told key by key, so where
+  some key is missing there follows one for each. Google takes one for each key, 16 at once.
 * **Google's entity tags.** A conditional replace takes the object's generation, which is therefore the entity tag that
   put and get return. obstore does not pass on the generations in a listing: entries have the entity tag "" there.
 """
@@ -247,10 +247,18 @@ class ObstoreStore:
         check_keys(keys, before=self._prefix)
         if not keys:
             return
-        if self._cloud is Cloud.S3:
-            async with self._asking(keys[0], Asked.DELETE):
-                await obstore.delete_async(client, [self._prefix + key for key in keys])
-            return
+        if self._cloud is not Cloud.GOOGLE:
+            asked = Asked.DELETE if self._cloud is Cloud.S3 else Asked.DELETE_ONE
+            try:
+                async with self._asking(keys[0], asked):
+                    await obstore.delete_async(client, [self._prefix + key for key in keys])
+            except KeyNotFound:
+                pass  # Azure's, of whichever key: what became of the others is not told.
+            else:
+                return
+        await self._delete_one_by_one(client, keys)
+
+    async def _delete_one_by_one(self, client: Client, keys: Sequence[str]) -> None:
         at_once = asyncio.Semaphore(_DELETES_AT_ONCE)
 
         async def delete_one(key: str) -> None:

@@ -182,7 +182,7 @@ class TestObstoreOnMinistack(ObstoreConformance):
 class TestObstoreOnSeaweedFS(ObstoreConformance):
     races_are_fair = True
     race_rounds = 1  # As above; this client's puts arrive so much at once that each waits for all before it.
-    racers = 16
+    racers = 8
     sorts_by_whole_key = False  # As above.
 
     @pytest.fixture

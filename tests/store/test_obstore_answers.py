@@ -165,11 +165,11 @@ async def test_pages_are_asked_for_by_key(script: Scripted) -> None:
     ],
 )
 async def test_an_answer_that_is_cut_is_none(script: Scripted, verb: str, said: bytes) -> None:
-    if verb in ("put", "replace") and said.startswith(b"HTTP/1.1 200"):
-        pytest.skip("a put has its answer with the head: object_store does not read on")
+    # A put has its whole answer with the head, and what comes after it is not read.
+    answered = verb in ("put", "replace") and said.startswith(b"HTTP/1.1 200")
     script.says = [said]
     async with store_at(script, ClientSettings(read_timeout_s=0.3)) as store:
-        with pytest.raises(NoAnswer):
+        with contextlib.nullcontext() if answered else pytest.raises(NoAnswer):
             await ask(store, verb)
     assert len(script.came) == 1
 
