@@ -6,9 +6,13 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -305,6 +309,54 @@ async def test_an_unusable_profile_is_refused(no_aws_settings: None, monkeypatch
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
     with pytest.raises(Denied, match="no-such-profile"):
         await open_store("s3://bucket/prefix?region=us-east-1&client=obstore")
+
+
+async def test_credentials_region_and_server_come_from_the_aws_configuration(
+    script: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore's chain, which obstore's own is not: here a profile whose credentials another program issues."""
+    expires = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    issued = {
+        "Version": 1,
+        "AccessKeyId": "ISSUED",
+        "SecretAccessKey": SECRET,
+        "SessionToken": "t",
+        "Expiration": expires,
+    }
+    (tmp_path / "issued.json").write_text(json.dumps(issued))
+    (tmp_path / "config").write_text(
+        f"[profile issued]\ncredential_process = cat {tmp_path}/issued.json\nregion = eu-west-3\n"
+        f"endpoint_url = http://127.0.0.1:{script.port}\n"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "issued")
+    script.says = [OK]
+    async with contextlib.aclosing(await open_store("s3://bucket/p?client=obstore")) as store:
+        await store.put("key", b"contents", condition=IF_ABSENT)
+    (came,) = script.came
+    assert "Credential=ISSUED/" in came.headers["authorization"]
+    assert "/eu-west-3/s3/aws4_request" in came.headers["authorization"]
+    assert came.headers["x-amz-security-token"] == "t"
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint", "virtual"),
+    [
+        ("", None, True),
+        ("&addressing_style=path", None, False),
+        ("&endpoint_url=http://host:9000", "http://host:9000", False),
+        ("&endpoint_url=http://host:9000&addressing_style=virtual", "http://bucket.host:9000", True),
+    ],
+)
+async def test_where_the_buckets_name_stands(script: Scripted, given: str, endpoint: str | None, virtual: bool) -> None:
+    """As with the other client: in the host name where the host is Amazon's, or when asked to."""
+    store = await open_store(f"s3://bucket/p?region=eu-west-1{given}&client=obstore")
+    async with contextlib.aclosing(store):
+        config = cast("Any", store)._client.config
+        assert config.get("endpoint") == endpoint
+        assert config["virtual_hosted_style_request"] in (virtual, str(virtual).lower())
 
 
 async def test_a_directory_bucket_is_refused() -> None:
