@@ -23,6 +23,7 @@ from sessionfs_s3.store.s3_settings import ClientSettings
 from sessionfs_s3.store.url import open_store, parse_store_url
 
 if TYPE_CHECKING:
+    from sessionfs_s3.store.obstore_store import ObstoreStore
     from sessionfs_s3.store.s3 import S3Store
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "LocalStore",
     "MemoryStore",
     "MeteredStore",
+    "ObstoreStore",
     "Page",
     "Request",
     "RequestCounts",
@@ -55,9 +57,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # The S3 client takes most of a second to import: whoever opens a directory does not pay for it.
-    if name != "S3Store":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sessionfs_s3.store.s3 import S3Store
+    # An S3 client takes most of a second to import, and obstore is an extra: whoever opens a directory needs neither.
+    if name == "S3Store":
+        from sessionfs_s3.store.s3 import S3Store
 
-    return S3Store
+        return S3Store
+    if name == "ObstoreStore":
+        from sessionfs_s3.store.obstore_store import ObstoreStore
+
+        return ObstoreStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,18 @@
 """Store URLs: what each scheme takes, and opening what they name.
 
-``s3://bucket/prefix?endpoint_url=…&region=…&addressing_style=…``, ``file:///dir``, ``memory://`` and ``memory://NAME``.
+``s3://bucket/prefix?endpoint_url=…&region=…&addressing_style=…&client=…``, ``gs://bucket/prefix?endpoint_url=…``,
+``az://container/prefix?account=…&endpoint_url=…``, ``file:///dir``, ``memory://`` and ``memory://NAME``. The extra
+``obstore`` is needed for ``gs:``, ``az:`` and ``client=obstore``.
 Credentials never stand in a URL, and no message repeats a part of one in which they might.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from sessionfs_s3.errors import InvalidInput
@@ -19,14 +22,24 @@ from sessionfs_s3.store.memory import MemoryStore
 from sessionfs_s3.store.protocol import Store
 from sessionfs_s3.store.s3_settings import ClientSettings
 
+if TYPE_CHECKING:
+    from sessionfs_s3.store.obstore_store import ObstoreStore
+
 PREFIX_BYTES_MAX: Final = 256
 """Longest prefix in a bucket: leaves three quarters of a key to tenant, session and the object's own name."""
 
 _WHAT: Final = "store URL"
-_PARAMETERS: Final = ("endpoint_url", "region", "addressing_style")
+_SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
+_S3_PARAMETERS: Final = ("endpoint_url", "region", "addressing_style", "client")
+_GOOGLE_PARAMETERS: Final = ("endpoint_url",)
+_AZURE_PARAMETERS: Final = ("account", "endpoint_url")
 _ADDRESSING_STYLES: Final = ("path", "virtual", "auto")
+_CLIENTS: Final = ("aiobotocore", "obstore")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _IP_ADDRESS: Final = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
+_GOOGLE_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+_CONTAINER: Final = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+_ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 _REGION: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _MEMORY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{0,255}")
 _CONTROL: Final = re.compile(r"[\x00-\x20\x7f-\x9f]")
@@ -34,19 +47,48 @@ _CONTROL: Final = re.compile(r"[\x00-\x20\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class S3Location:
-    """A bucket, a prefix in it ("" or with a slash at its end), and where the server is."""
+    """A bucket, a prefix in it ("" or with a slash at its end), where the server is, and which client reaches it."""
 
     bucket: str
     prefix: str
     endpoint_url: str | None = None
     region: str | None = None
     addressing_style: str | None = None
+    client: str | None = None
 
     @property
     def url(self) -> str:
         """The URL in its canonical form."""
-        given = {name: value for name in _PARAMETERS if (value := getattr(self, name)) is not None}
-        return f"s3://{self.bucket}/{self.prefix}" + (f"?{urlencode(given, safe=':/')}" if given else "")
+        return f"s3://{self.bucket}/{self.prefix}{_query(self, _S3_PARAMETERS)}"
+
+
+@dataclass(frozen=True, slots=True)
+class GoogleLocation:
+    """A bucket on Google Cloud Storage, a prefix in it, and where the server is if it is not Google's own."""
+
+    bucket: str
+    prefix: str
+    endpoint_url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL in its canonical form."""
+        return f"gs://{self.bucket}/{self.prefix}{_query(self, _GOOGLE_PARAMETERS)}"
+
+
+@dataclass(frozen=True, slots=True)
+class AzureLocation:
+    """A container on Azure Blob, a prefix in it, the storage account, and where its server is if not Azure's own."""
+
+    container: str
+    prefix: str
+    account: str | None = None
+    endpoint_url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL in its canonical form."""
+        return f"az://{self.container}/{self.prefix}{_query(self, _AZURE_PARAMETERS)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +115,18 @@ class MemoryLocation:
         return f"memory://{self.name}"
 
 
-Location = S3Location | LocalLocation | MemoryLocation
+Location = S3Location | GoogleLocation | AzureLocation | LocalLocation | MemoryLocation
 
 
 async def open_store(url: str, *, settings: ClientSettings | None = None) -> Store:
     """Open the store that *url* names. Makes no request; makes the directory of a ``file:`` URL if it is missing.
 
     Args:
-        url: ``s3://bucket/prefix?…``, ``file:///dir``, ``memory://NAME``.
-        settings: connections and timeouts, for S3.
+        url: ``s3://bucket/prefix?…``, ``gs://…``, ``az://…``, ``file:///dir``, ``memory://NAME``.
+        settings: connections and timeouts, for what is reached over the network.
 
     Raises:
-        InvalidInput: the URL, or the directory that it names, breaks a rule.
+        InvalidInput: the URL, or the directory that it names, breaks a rule, or needs an extra that is not installed.
         Denied: no credentials, or no permission to open the directory.
         NoAnswer: the disk, or whoever issues the credentials, did not answer.
     """
@@ -93,9 +135,35 @@ async def open_store(url: str, *, settings: ClientSettings | None = None) -> Sto
         return MemoryStore(location.name)
     if isinstance(location, LocalLocation):
         return await LocalStore.open(location.directory)
-    from sessionfs_s3.store.s3 import S3Store  # Here, for the client alone takes most of a second to import.
+    if isinstance(location, GoogleLocation):
+        return await _obstore(location.url).open_google(
+            location.bucket,
+            location.prefix,
+            url=location.url,
+            endpoint_url=location.endpoint_url,
+            settings=settings,
+        )
+    if isinstance(location, AzureLocation):
+        return await _obstore(location.url).open_azure(
+            location.container,
+            location.prefix,
+            url=location.url,
+            account=location.account,
+            endpoint_url=location.endpoint_url,
+            settings=settings,
+        )
+    return await _open_s3(location, settings)
 
-    return await S3Store.open(
+
+async def _open_s3(location: S3Location, settings: ClientSettings | None) -> Store:
+    opening: Callable[..., Coroutine[object, object, Store]]
+    if location.client == "obstore":
+        opening = _obstore(location.url).open_s3
+    else:
+        from sessionfs_s3.store.s3 import S3Store  # Here, for the client alone takes most of a second to import.
+
+        opening = S3Store.open
+    return await opening(
         location.bucket,
         location.prefix,
         url=location.url,
@@ -104,6 +172,17 @@ async def open_store(url: str, *, settings: ClientSettings | None = None) -> Sto
         addressing_style=location.addressing_style,
         settings=settings,
     )
+
+
+def _obstore(url: str) -> type[ObstoreStore]:
+    try:
+        from sessionfs_s3.store.obstore_store import ObstoreStore
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        rule = "needs the extra obstore, which is not installed: pip install 'sessionfs-s3[obstore]'"
+        raise InvalidInput(_WHAT, _presentable(url), rule) from None
+    return ObstoreStore
 
 
 def parse_store_url(url: str) -> Location:
@@ -118,8 +197,8 @@ def parse_store_url(url: str) -> Location:
         parts = urlsplit(url)
     except ValueError as error:
         raise InvalidInput(_WHAT, _presentable(url), f"cannot be read: {error}") from None
-    if parts.scheme not in ("s3", "file", "memory") or not url[len(parts.scheme) :].startswith("://"):
-        raise InvalidInput(_WHAT, _presentable(url), "must start with s3://, file:/// or memory://")
+    if parts.scheme not in _SCHEMES or not url[len(parts.scheme) :].startswith("://"):
+        raise InvalidInput(_WHAT, _presentable(url), "must start with s3://, gs://, az://, file:/// or memory://")
     if "@" in parts.netloc:
         rule = "must not hold credentials; they come from the environment, a profile or a role"
         raise InvalidInput(_WHAT, _presentable(url), rule)
@@ -127,6 +206,10 @@ def parse_store_url(url: str) -> Location:
         raise InvalidInput(_WHAT, _presentable(url), "must not hold a fragment ('#')")
     if parts.scheme == "s3":
         return _s3_location(url, parts)
+    if parts.scheme == "gs":
+        return _google_location(url, parts)
+    if parts.scheme == "az":
+        return _azure_location(url, parts)
     if "?" in url:
         raise InvalidInput(_WHAT, _presentable(url), f"{parts.scheme}: takes no parameters ('?')")
     return _local_location(url, parts) if parts.scheme == "file" else _memory_location(url, parts)
@@ -142,30 +225,67 @@ def _s3_location(url: str, parts: SplitResult) -> S3Location:
             "hold no '..' and not be an IP address"
         )
         raise InvalidInput("bucket", bucket if ":" not in bucket else "…", rule)
-    prefix = parts.path.removeprefix("/").removesuffix("/")
-    if prefix or parts.path.startswith("//"):
-        check_segments("prefix of the store URL", prefix)
-    if len(prefix) > PREFIX_BYTES_MAX:
-        raise InvalidInput("prefix of the store URL", prefix, f"must be at most {PREFIX_BYTES_MAX} of {KEY_BYTES_MAX}")
-    given = _parameters(url, parts.query)
+    given = _parameters(url, parts.query, _S3_PARAMETERS)
     return S3Location(
         bucket,
-        f"{prefix}/" if prefix else "",
+        _prefix(parts.path),
         endpoint_url=_endpoint_url(given.get("endpoint_url")),
         region=_region(given.get("region")),
-        addressing_style=_addressing_style(given.get("addressing_style")),
+        addressing_style=_one_of("addressing_style", given.get("addressing_style"), _ADDRESSING_STYLES),
+        client=_one_of("client", given.get("client"), _CLIENTS),
     )
 
 
-def _parameters(url: str, query: str) -> dict[str, str]:
+def _google_location(url: str, parts: SplitResult) -> GoogleLocation:
+    bucket = parts.netloc
+    if not bucket:
+        raise InvalidInput(_WHAT, _presentable(url), "must name a bucket: gs://bucket/prefix")
+    if _GOOGLE_BUCKET.fullmatch(bucket) is None:
+        rule = "must be 3 to 63 lower-case letters, digits, '.', '_' and '-', and start and end with a letter or digit"
+        raise InvalidInput("bucket", bucket if ":" not in bucket else "…", rule)
+    given = _parameters(url, parts.query, _GOOGLE_PARAMETERS)
+    return GoogleLocation(bucket, _prefix(parts.path), endpoint_url=_endpoint_url(given.get("endpoint_url")))
+
+
+def _azure_location(url: str, parts: SplitResult) -> AzureLocation:
+    container = parts.netloc
+    if not container:
+        raise InvalidInput(_WHAT, _presentable(url), "must name a container: az://container/prefix")
+    if _CONTAINER.fullmatch(container) is None:
+        rule = "must be 3 to 63 lower-case letters, digits and single '-', and start and end with a letter or digit"
+        raise InvalidInput("container", container if ":" not in container else "…", rule)
+    given = _parameters(url, parts.query, _AZURE_PARAMETERS)
+    account = given.get("account")
+    if account is not None and _ACCOUNT.fullmatch(account) is None:
+        raise InvalidInput("account", account, "must be 3 to 24 lower-case letters and digits")
+    return AzureLocation(
+        container, _prefix(parts.path), account=account, endpoint_url=_endpoint_url(given.get("endpoint_url"))
+    )
+
+
+def _prefix(path: str) -> str:
+    prefix = path.removeprefix("/").removesuffix("/")
+    if prefix or path.startswith("//"):
+        check_segments("prefix of the store URL", prefix)
+    if len(prefix) > PREFIX_BYTES_MAX:
+        raise InvalidInput("prefix of the store URL", prefix, f"must be at most {PREFIX_BYTES_MAX} of {KEY_BYTES_MAX}")
+    return f"{prefix}/" if prefix else ""
+
+
+def _query(location: object, names: tuple[str, ...]) -> str:
+    given = {name: value for name in names if (value := getattr(location, name)) is not None}
+    return f"?{urlencode(given, safe=':/')}" if given else ""
+
+
+def _parameters(url: str, query: str, names: tuple[str, ...]) -> dict[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         raise InvalidInput(_WHAT, _presentable(url), "parameters must be name=value, joined by '&'") from None
     given: dict[str, str] = {}
     for name, value in pairs:
-        if name not in _PARAMETERS:
-            raise InvalidInput("parameter of the store URL", name, f"must be one of {', '.join(_PARAMETERS)}")
+        if name not in names:
+            raise InvalidInput("parameter of the store URL", name, f"must be one of {', '.join(names)}")
         if name in given:
             raise InvalidInput("parameter of the store URL", name, "must be given once")
         given[name] = value
@@ -198,9 +318,9 @@ def _region(value: str | None) -> str | None:
     return value
 
 
-def _addressing_style(value: str | None) -> str | None:
-    if value is not None and value not in _ADDRESSING_STYLES:
-        raise InvalidInput("addressing_style", value, f"must be one of {', '.join(_ADDRESSING_STYLES)}")
+def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    if value is not None and value not in allowed:
+        raise InvalidInput(name, value, f"must be one of {', '.join(allowed)}")
     return value
 
 

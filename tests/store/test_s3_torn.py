@@ -66,18 +66,31 @@ async def stored(store: Store) -> bytes | None:
 @pytest.mark.servers
 @pytest.mark.parametrize("count", [HEAD, 1, ALL // 2, ALL - 1, ALL])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("moto", "ministack", "seaweedfs")]
+    ("name", "client"),
+    [
+        pytest.param(name, client, marks=pytest.mark.xdist_group(name))
+        for name, client in (
+            ("moto", "aiobotocore"),
+            ("ministack", "aiobotocore"),
+            ("seaweedfs", "aiobotocore"),
+            ("seaweedfs", "obstore"),
+        )
+    ],
 )
 async def test_what_broke_off_is_not_stored(
-    name: str, count: int, request: pytest.FixtureRequest, enter: Enter
+    name: str, client: str, count: int, request: pytest.FixtureRequest, enter: Enter
 ) -> None:
+    if client == "obstore":
+        pytest.importorskip("obstore")
     server: S3Server = request.getfixturevalue(name)
-    url = enter(server)
+    url = f"{enter(server)}&client={client}"
     location = url.partition("?")[0]
     async with contextlib.aclosing(await open_store(url)) as store:
         async with (
             cut_off_after(count, server.endpoint_url) as detour,
-            contextlib.aclosing(await open_store(f"{location}?endpoint_url={detour}&region=us-east-1")) as cut,
+            contextlib.aclosing(
+                await open_store(f"{location}?endpoint_url={detour}&region=us-east-1&client={client}")
+            ) as cut,
         ):
             with pytest.raises(NoAnswer):
                 await cut.put("slot", CONTENTS, condition=IF_ABSENT)

@@ -9,7 +9,14 @@ import pytest
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.store import IF_ABSENT, LocalStore, MemoryStore, open_store, parse_store_url
-from sessionfs_s3.store.url import LocalLocation, Location, MemoryLocation, S3Location
+from sessionfs_s3.store.url import (
+    AzureLocation,
+    GoogleLocation,
+    LocalLocation,
+    Location,
+    MemoryLocation,
+    S3Location,
+)
 
 SECRET = "hunter2"
 
@@ -28,6 +35,19 @@ SECRET = "hunter2"
         ("s3://b-1--use1-az4--x-s3/p", S3Location("b-1--use1-az4--x-s3", "p/")),
         ("s3://bucket?endpoint_url=https://[::1]:9000", S3Location("bucket", "", endpoint_url="https://[::1]:9000")),
         ("S3://bucket/p", S3Location("bucket", "p/")),
+        ("s3://bucket/p?client=obstore", S3Location("bucket", "p/", client="obstore")),
+        ("s3://bucket/p?client=aiobotocore", S3Location("bucket", "p/", client="aiobotocore")),
+        ("gs://bucket", GoogleLocation("bucket", "")),
+        ("gs://my_bucket.example/a/b", GoogleLocation("my_bucket.example", "a/b/")),
+        (
+            "gs://bucket/a?endpoint_url=http://127.0.0.1:4443",
+            GoogleLocation("bucket", "a/", endpoint_url="http://127.0.0.1:4443"),
+        ),
+        ("az://container/a/b", AzureLocation("container", "a/b/")),
+        (
+            "az://my-container/a?account=acme01&endpoint_url=https://acme01.blob.core.chinacloudapi.cn",
+            AzureLocation("my-container", "a/", "acme01", "https://acme01.blob.core.chinacloudapi.cn"),
+        ),
         ("file:///var/lib/sessions", LocalLocation(Path("/var/lib/sessions"))),
         ("file:///with%20space/%C3%BC", LocalLocation(Path("/with space/ü"))),
         ("memory://", MemoryLocation("")),
@@ -45,7 +65,24 @@ def test_what_is_accepted(url: str, location: Location) -> None:
         ("", "''", "must start with s3://"),
         ("bucket/prefix", "bucket/prefix", "must start with s3://"),
         ("/var/lib/sessions", "/var/lib/sessions", "must start with s3://"),
-        ("gs://bucket/prefix", "gs://bucket/prefix", "must start with s3://"),
+        ("gcs://bucket/prefix", "gcs://bucket/prefix", "must start with s3://, gs://, az://"),
+        ("gs:bucket", "gs:bucket", "must start with s3://"),
+        ("gs://", "gs://", "must name a bucket"),
+        ("gs://My-Bucket/p", "'My-Bucket'", "lower-case"),
+        ("gs://bucket:4443/p", "bucket", "3 to 63"),
+        ("gs://bucket/a//b", "'a//b'", "none of them empty"),
+        ("gs://bucket/p?region=eu-west-1", "'region'", "must be one of endpoint_url"),
+        ("gs://bucket/p?endpoint_url=ftp://host", "'ftp://host'", "must be http://host"),
+        ("az://", "az://", "must name a container"),
+        ("az://ab/p", "'ab'", "3 to 63"),
+        (f"az://{'c' * 64}/p", "ccc", "3 to 63"),
+        ("az://con--tainer/p", "'con--tainer'", "single '-'"),
+        ("az://con.tainer/p", "'con.tainer'", "single '-'"),
+        (f"az://container/{'p' * 200}/{'q' * 100}", "ppp", "at most 256"),
+        ("az://container/p?account=Acme", "'Acme'", "lower-case letters and digits"),
+        ("az://container/p?sas=x", "'sas'", "must be one of account, endpoint_url"),
+        ("s3://bucket/p?client=boto3", "'boto3'", "must be one of aiobotocore, obstore"),
+        ("s3://bucket/p?client=", "''", "must be one of aiobotocore, obstore"),
         ("https://bucket.s3.amazonaws.com", "https://bucket.s3.amazonaws.com", "must start with s3://"),
         ("s3:bucket", "s3:bucket", "must start with s3://"),
         ("s3:/bucket", "s3:/bucket", "must start with s3://"),
@@ -134,6 +171,10 @@ async def test_what_is_refused(url: str, value: str | None, rule: str | None) ->
         f"s3://AKIA:{SECRET}%40bucket/prefix",
         f"s3://AKIA:{SECRET}",
         f"gs://user:{SECRET}@bucket",
+        f"gs://user:{SECRET}",
+        f"az://user:{SECRET}@container",
+        f"az://user:{SECRET}",
+        f"az://container/p?account=acme&sig={SECRET}",
         f"file://user:{SECRET}@host/dir",
         f"memory://user:{SECRET}@name",
         f"s3://bucket/prefix?aws_secret_access_key={SECRET}",
