@@ -17,7 +17,7 @@ export SESSIONFS_CACHE_DIR ?= $(CURDIR)/.cache
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv check format test sim demo lock clean FORCE
+.PHONY: help .venv check format test sim bench demo lock clean FORCE
 .SUFFIXES:
 
 help: ## Say what the targets do
@@ -65,6 +65,9 @@ test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pyte
 
 sim: $(INSTALLED) ## Simulate replicas that fight over a session in a store that fails; SEEDS=n, from FIRST=n
 	SESSIONFS_SIM_SEEDS=$(SEEDS) SESSIONFS_SIM_FIRST=$(FIRST) $(BIN)/pytest -n 2 -q -rP tests/simulation -k everything $(ARGS)
+
+bench: $(INSTALLED) ## Measure the engine against its aims, some minutes; ARGS='append open --server seaweedfs'
+	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 demo: $(INSTALLED) ## A conversation survives kill -9; STORE=moto, file:///dir or s3://bucket/prefix
 	$(BIN)/python -m sessionfs_s3.demo $(if $(STORE),--store "$(STORE)") $(ARGS)
