@@ -1,12 +1,11 @@
 """A delaying HTTP proxy in front of an S3 server, for benchmarks: each request takes as long as its verb says.
 
-``python -m benchmarks.delay --upstream http://127.0.0.1:PORT`` listens on a free port of loopback. Every connection has
-one of its own to the server, so that none waits for another. Requests and answers pass through unchanged, the Host
-header included: signatures stay what they were. A request goes to the server at once; its answer is held back until
-the drawn delay has passed since the request's arrival: the delay is what the request takes in all, as long as the server is
-faster than that.
+``python -m benchmarks.delay --upstream http://127.0.0.1:PORT`` listens on a free port of loopback. Every connection
+has one of its own to the server: none waits for another. Requests and answers pass through unchanged, the Host header
+included: signatures stay what they were. A request goes to the server at once; its answer is held back until a
+delay has passed since it arrived. So the delay is all that a request takes, if the server is faster.
 
-Standard output's first line is a JSON object with ``port`` and ``seed``. Each line on standard input asks for something:
+Standard output's first line is a JSON object with ``port`` and ``seed``. Each line on standard input asks something:
 ``take`` answers with one line, the requests that have ended since the last one (:class:`Exchange`, as lists) and the
 processor seconds used so far. The end of standard input ends the process.
 
@@ -25,7 +24,7 @@ import random
 import re
 import sys
 import time
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
 from benchmarks.harness.exchanges import FRAME_HEAD_BYTES, Exchange, payload_bytes, verb_of
@@ -135,8 +134,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connect to the server."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # Of uvloop's, isinstance() says no.
         self._delays.connections += 1
         self._number = self._delays.connections
         self._connecting = self._loop.create_task(self._connect())
@@ -285,8 +283,7 @@ class Server(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # Of uvloop's, isinstance() says no.
 
     def write(self, data: bytes) -> None:
         """Send a part of a request."""

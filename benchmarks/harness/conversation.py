@@ -1,10 +1,10 @@
 """A conversation to replay: the calls of a recorded session, with contents made to the recorded sizes.
 
 ``traces/session-60-turns.jsonl`` is a session of the Copilot runtime 1.0.102 as its file system provider saw it:
-operations, paths and sizes, without contents. Contents are made here from the runtime's own kinds of events (keys and
-ids as it writes them) around text and code out of Python's standard library: they compress about as well as a
-conversation about code does. Of a file that is created each flush holds four copies, as in the runtime's events of the
-call, its start, its permission and its result. Seeded: the same contents with the same Python. Reads files; writes none.
+operations, paths and sizes, without contents. Contents are made here, seeded, from the runtime's own kinds of events
+around text and code out of Python's standard library: they compress about as well as a conversation about code does. A
+flush that creates a file holds it four times: in the events of the call, its start, its permission and its result.
+Reads files; writes none.
 """
 
 from __future__ import annotations
