@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(", ".join(f"{name} {value}" for name, value in about.items()))
         for name in names:
             started_s = time.perf_counter()
-            rows += _run(QUESTIONS[name](place, sizes), uvloop=options.uvloop)
+            try:
+                rows += _run(QUESTIONS[name](place, sizes), uvloop=options.uvloop)
+            except Exception as error:  # noqa: BLE001  # the other questions are still worth their answers
+                traceback.print_exc()
+                rows.append(Row(name, "answered at all", None, "", 1, "==", f"{type(error).__name__}: {error}"[:200]))
             say(f"{name}: done in {time.perf_counter() - started_s:.0f} s")
         about["load_after"] = os.getloadavg()[0]
     sys.stdout.write(f"{_heading(about)}\n\n{markdown(rows)}\n")

@@ -32,9 +32,11 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim was met; None without one."""
-        if self.aim is None or self.value is None:
+        """Whether the aim was met, which is not known to be so without a value; None without an aim."""
+        if self.aim is None:
             return None
+        if self.value is None:
+            return False
         match self.bound:
             case "<=":
                 return self.value <= self.aim
