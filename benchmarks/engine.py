@@ -27,7 +27,17 @@ QUESTIONS: Final = {module.NAME: module.run for module in (append, sessions, ope
 _ON_REQUEST: Final = frozenset({large.NAME})
 """Left out unless named: takes minutes alone."""
 
-_SIZES: Final = ("appends", "sessions", "appends_each", "commits", "opens", "turns", "idle_sessions", "large_mb")
+_SIZES: Final = (
+    "appends",
+    "sessions",
+    "appends_each",
+    "commits",
+    "opens",
+    "turns",
+    "idle_sessions",
+    "cpu_appends",
+    "large_mb",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

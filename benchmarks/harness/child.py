@@ -28,6 +28,8 @@ from sessionfs_s3.store import RequestCounts
 _ROOT: Final = Path(__file__).parent.parent.parent
 _DEADLINE_S: Final = 900.0
 _LINE_BYTES: Final = 1024
+_TEXTS: Final = 16
+"""Different texts of 1 MB that a large file repeats: more than compression looks back (2 MB at zstd's level 3)."""
 
 
 def in_child(work: str, **given: object) -> dict[str, Any]:
@@ -83,11 +85,10 @@ async def idle(url: str, sessions: list[str], wait_s: float, settings: Mapping[s
 async def build(url: str, size: int, chunk: int, settings: Mapping[str, str]) -> dict[str, object]:
     """Append *size* bytes of events, *chunk* at a time."""
     words = Words(6)
-    base = words.flush(chunk)
+    texts = [words.flush(chunk) for _ in range(_TEXTS)]
     async with SessionFs.open(url, tenant=TENANT, **settings) as fs, fs.volume("large") as volume:
         for n in range(size // chunk):
-            turned = n * 4099 % chunk  # Other bytes each time, without the cost of making them all.
-            await volume.append_file(EVENTS_PATH, base[turned:] + base[:turned])
+            await volume.append_file(EVENTS_PATH, texts[n % _TEXTS])
         counts = fs.requests.snapshot()
     return {"peak": peak_bytes(), **_counted(counts)}
 

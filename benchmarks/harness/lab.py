@@ -110,6 +110,17 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def waited_s(pid: int | None = None) -> float:
+    """Return how long the main thread of process *pid*, or of this one, was ready to run and had no core, in seconds.
+
+    Linux's own figure (``/proc/<pid>/schedstat``, the second field, nanoseconds); 0.0 where there is none.
+    """
+    try:
+        return int(Path(f"/proc/{pid or 'self'}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def say(text: str) -> None:
     """Tell whoever watches what is going on, apart from the results."""
     sys.stderr.write(f"{text}\n")

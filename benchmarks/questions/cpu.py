@@ -146,8 +146,7 @@ def _name(function: Function) -> str:
     if path == "~":
         return f"`{name}`"
     parts = Path(path).parts
-    start = next(
-        (i for i, part in enumerate(parts) if part in ("site-packages", "sessionfs_s3")), max(0, len(parts) - 3)
-    )
+    roots = [at for at, part in enumerate(parts) if part in ("site-packages", "sessionfs_s3")]
+    start = roots[0] if roots else max(0, len(parts) - 3)
     shown = "/".join(parts[start + (parts[start] == "site-packages") :])
     return f"`{shown}:{line} {name}`"

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from benchmarks.harness.conversation import EVENTS_PATH, Words
-from benchmarks.harness.lab import TENANT, Lab, Sizes, cpu_s
+from benchmarks.harness.lab import TENANT, Lab, Sizes, cpu_s, waited_s
 from benchmarks.harness.report import Row
 from sessionfs_s3 import SessionFs, Volume
 from sessionfs_s3.store import IF_ABSENT, open_store
@@ -29,6 +29,7 @@ class _Rate:
     proxy_cpu_ms: float
     server_cpu_ms: float
     client_busy: float
+    client_waited: float
 
 
 async def run(lab: Lab, sizes: Sizes) -> list[Row]:
@@ -67,10 +68,10 @@ async def _rate(lab: Lab, work: Worker, workers: int, each: int) -> _Rate:
     )  # Connections are made before the clock runs.
     lab.proxy.take()
     proxy_s, server_s = lab.proxy.cpu_s, cpu_s(lab.server.pid)
-    own_s, started_s = time.process_time(), time.perf_counter()
+    own_s, waiting_s, started_s = time.process_time(), waited_s(), time.perf_counter()
     await asyncio.gather(*map(worker, range(workers)))
     wall_s = time.perf_counter() - started_s
-    own_s = time.process_time() - own_s
+    own_s, waiting_s = time.process_time() - own_s, waited_s() - waiting_s
     lab.proxy.take()
     pieces_per_ms = workers * each / 1000
     return _Rate(
@@ -79,6 +80,7 @@ async def _rate(lab: Lab, work: Worker, workers: int, each: int) -> _Rate:
         (lab.proxy.cpu_s - proxy_s) / pieces_per_ms,
         (cpu_s(lab.server.pid) - server_s) / pieces_per_ms,
         own_s / wall_s,
+        waiting_s / wall_s,
     )
 
 
@@ -98,6 +100,10 @@ def _rows(rates: dict[tuple[str, int], _Rate], sizes: Sizes) -> list[Row]:
         ),
         Row(NAME, "one core's ceiling", ceiling, "x", note="1 / CPU per append, against one session's rate"),
         Row(NAME, "client process busy", 100 * volume.client_busy, "%", note="of one core, its threads included"),
+        Row(
+            *(NAME, "client waiting for a core", 100 * volume.client_waited, "%"),
+            note="of the time; much of it: the machine was too busy to tell",
+        ),
         Row(NAME, "client CPU per append", volume.client_cpu_ms, "ms"),
         Row(NAME, "client CPU per bare PUT", bare.client_cpu_ms, "ms"),
         Row(NAME, "server CPU per append", volume.server_cpu_ms, "ms", note="shares the cores"),
