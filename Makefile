@@ -4,10 +4,12 @@
 #   STORE   where the demo keeps its session                 make demo STORE=s3://bucket/prefix
 #   KILLS   how many writers the soak kills on each store    make soak KILLS=1000
 #   SEEDS   how many seeds the simulation runs, from FIRST   make sim SEEDS=20000
+#   SECONDS how long the fuzzer runs                          make fuzz SECONDS=600
 PYTHON ?= python3
 ARGS ?=
 STORE ?=
 SEEDS ?= 2000
+SECONDS ?= 60
 FIRST ?= 0
 KILLS ?= 100
 
@@ -19,7 +21,7 @@ export SESSIONFS_CACHE_DIR ?= $(CURDIR)/.cache
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv check format test soak minio sim demo lock clean FORCE
+.PHONY: help .venv check format test soak minio sim fuzz bench demo lock clean FORCE
 .SUFFIXES:
 
 help: ## Say what the targets do
@@ -75,10 +77,11 @@ minio: $(INSTALLED) ## Build MinIO for the tests, with Go: 3 minutes, once, and 
 sim: $(INSTALLED) ## Simulate replicas that fight over a session in a store that fails; SEEDS=n, from FIRST=n
 	SESSIONFS_SIM_SEEDS=$(SEEDS) SESSIONFS_SIM_FIRST=$(FIRST) $(BIN)/pytest -n 2 -q -rP tests/simulation -k everything $(ARGS)
 
-.PHONY: fuzz
-fuzz: SECONDS ?= 60
 fuzz: $(INSTALLED) ## Fuzz every decoder of the stored format; SECONDS=n, ARGS='--seed 2'
 	$(BIN)/python -m tests.format.fuzz --seconds $(SECONDS) $(ARGS)
+
+bench: $(INSTALLED) ## Measure the engine against its aims, some minutes; ARGS='append open --server seaweedfs'
+	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 demo: $(INSTALLED) ## A conversation survives kill -9; STORE=moto, file:///dir or s3://bucket/prefix
 	$(BIN)/python -m sessionfs_s3.demo $(if $(STORE),--store "$(STORE)") $(ARGS)
