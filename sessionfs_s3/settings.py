@@ -6,10 +6,11 @@ The TOML file is the one that ``SESSIONFS_CONFIG`` names. A value that is not ac
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,9 +21,12 @@ from pydantic_settings import (
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.fs import joined, parse
 from sessionfs_s3.volume import VolumeOptions
+from sessionfs_s3.volume.cache import CACHE_BYTES
 from sessionfs_s3.volume.retry import Patience
 
 CONFIG_VARIABLE = "SESSIONFS_CONFIG"
+
+_IF_IDLE = re.compile(r"if-idle:([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 
 
 class Settings(BaseSettings):
@@ -51,6 +55,29 @@ class Settings(BaseSettings):
         le=600,
         description="How long one verb may take with all its tries before it fails.",
     )
+    backoff_s_min: float = Field(
+        default=0.05,
+        gt=0,
+        le=60,
+        description="The longest first pause before another try; it doubles with each.",
+    )
+    backoff_s_max: float = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="The longest pause before another try.",
+    )
+    takeover: str = Field(
+        default="always",
+        description=(
+            "'always': opening a session takes it over from whoever has it. 'if-idle:SECONDS': it is refused (EBUSY) "
+            "while somebody wrote less than so many seconds ago."
+        ),
+    )
+    probe: bool = Field(
+        default=True,
+        description="Find out, before a process first writes to a store, whether that can carry sessions.",
+    )
     linger_s: float = Field(
         default=5.0,
         ge=0,
@@ -58,7 +85,7 @@ class Settings(BaseSettings):
         description="How long changes before the first message wait for company.",
     )
     snapshot_commits: int = Field(
-        default=64,
+        default=16,
         ge=1,
         le=512,
         description="Commits after which a snapshot is written.",
@@ -67,6 +94,21 @@ class Settings(BaseSettings):
         default=256 * 1024,
         ge=1024,
         description="Bytes of commits after which a snapshot is written, at the least.",
+    )
+    retention_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="How far back states of a session stay readable; 0: what the last two snapshots need.",
+    )
+    idle_s: float | None = Field(
+        default=300.0,
+        gt=0,
+        description="After how long without a call an open session gives its memory back.",
+    )
+    cache_bytes: int = Field(
+        default=CACHE_BYTES,
+        ge=0,
+        description="How much of the files' contents the process keeps, for all sessions together.",
     )
 
     @field_validator("working_directory", "session_state_path")
@@ -81,6 +123,19 @@ class Settings(BaseSettings):
         if not path:
             raise ValueError("must not be the root")
         return joined(path)
+
+    @field_validator("takeover")
+    @classmethod
+    def _takeover(cls, value: str) -> str:
+        if value != "always" and _IF_IDLE.fullmatch(value) is None:
+            raise ValueError("must be 'always' or 'if-idle:SECONDS'")
+        return value
+
+    @model_validator(mode="after")
+    def _backoff(self) -> Self:
+        if self.backoff_s_min > self.backoff_s_max:
+            raise ValueError(f"backoff_s_min must not be over backoff_s_max, which is {self.backoff_s_max:g}")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -120,9 +175,12 @@ class Settings(BaseSettings):
     def volume_options(self) -> VolumeOptions:
         """Return the part of the settings that a volume works with."""
         return VolumeOptions(
-            patience=Patience(deadline_s=self.deadline_s),
+            patience=Patience(self.deadline_s, self.backoff_s_min, self.backoff_s_max),
             directories=(self.working_directory, self.session_state_path),
+            takeover_idle_s=float(if_idle[1]) if (if_idle := _IF_IDLE.fullmatch(self.takeover)) else None,
             linger_s=self.linger_s,
+            idle_s=self.idle_s,
+            retention_s=self.retention_s,
             snapshot_commits=self.snapshot_commits,
             snapshot_bytes_min=self.snapshot_bytes_min,
         )

@@ -13,7 +13,8 @@ from typing import Final
 from urllib.parse import quote
 
 from benchmarks.harness.proxy import DelayProxy, delay_proxy
-from sessionfs_s3.testing.servers import REGION, SERVERS, S3Server
+from sessionfs_s3.testing.server_process import REGION, S3Server
+from sessionfs_s3.testing.servers import SERVERS
 
 BUCKET: Final = "benchmarks"
 TENANT: Final = "acme"

@@ -13,9 +13,9 @@ from copilot import CopilotSession, SessionFsConfig
 from sessionfs_s3.copilot.ownership import OwnedSession
 from sessionfs_s3.copilot.provider import SessionProvider
 from sessionfs_s3.errors import Closed, Denied, NoAnswer, Refused, Unavailable
-from sessionfs_s3.format import SessionKeys
+from sessionfs_s3.format import SessionKeys, tenant_prefix
 from sessionfs_s3.settings import Settings
-from sessionfs_s3.store import MeteredStore, RequestLog, Store, Verb, open_store, parse_store_url
+from sessionfs_s3.store import MeteredStore, RequestLog, Store, Verb, open_store, parse_store_url, probe_once
 from sessionfs_s3.volume import Environment, Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
 
@@ -146,6 +146,7 @@ class SessionFs:
         except NoAnswer as answer:
             raise Unavailable(f"opening the store: {answer}") from answer
         self._store = MeteredStore(store, self.requests)
+        self._environment.cache.budget_bytes = self._settings.cache_bytes
         return self
 
     async def __aexit__(
@@ -159,6 +160,8 @@ class SessionFs:
 
     async def _open_volume(self, store: Store, keys: SessionKeys, *, read_only: bool) -> Volume:
         options: VolumeOptions = self._settings.volume_options()
+        if self._settings.probe and not read_only:
+            await probe_once(store, folder=f"{tenant_prefix(self._tenant)}probe")
         return await Volume.open(
             store,
             keys,
@@ -177,4 +180,5 @@ def _kind(verb: Verb, key: str) -> str:
     """Return what *key* is, for the table of requests."""
     if verb is Verb.LIST:
         return "log"
-    return {".c": "commit", ".s": "snapshot"}.get(key[-2:], "other")
+    folder = key.rpartition("/")[0].rpartition("/")[2]
+    return {".c": "commit", ".s": "snapshot"}.get(key[-2:], folder if folder in {"blob", "probe"} else "other")

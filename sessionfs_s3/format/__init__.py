@@ -15,7 +15,7 @@ from sessionfs_s3.format.blob import (
 from sessionfs_s3.format.commit import CHAIN_START, Commit, decode_commit, encode_commit, next_chain
 from sessionfs_s3.format.contents import blobs_of
 from sessionfs_s3.format.frame import FORMAT_VERSION, VERSIONS_READ
-from sessionfs_s3.format.keys import Kind, LogName, SessionKeys, parse_blob_name, parse_log_name
+from sessionfs_s3.format.keys import Kind, LogName, SessionKeys, parse_blob_name, parse_log_name, tenant_prefix
 from sessionfs_s3.format.limits import PAYLOAD_BYTES_MAX
 from sessionfs_s3.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 
@@ -42,5 +42,6 @@ __all__ = [
     "pack_chunk",
     "parse_blob_name",
     "parse_log_name",
+    "tenant_prefix",
     "unpack_chunk",
 ]

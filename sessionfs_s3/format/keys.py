@@ -58,7 +58,7 @@ class SessionKeys:
         Raises:
             InvalidInput: an id breaks a rule (:func:`encode_id`).
         """
-        return cls(f"tenants/{encode_id('tenant', tenant)}/sessions/{encode_id('session id', session)}/")
+        return cls(f"{tenant_prefix(tenant)}sessions/{encode_id('session id', session)}/")
 
     @property
     def log(self) -> str:
@@ -87,6 +87,15 @@ class SessionKeys:
     def snapshot(self, sequence: int) -> str:
         """Return the key of the snapshot after the commit numbered *sequence*."""
         return f"{self.log}{_slot(sequence)}.{Kind.SNAPSHOT.value}"
+
+
+def tenant_prefix(tenant: str) -> str:
+    """Return what every key of *tenant* starts with: one rule for this prefix is a wall around the tenant.
+
+    Raises:
+        InvalidInput: the id breaks a rule (:func:`encode_id`).
+    """
+    return f"tenants/{encode_id('tenant', tenant)}/"
 
 
 def parse_log_name(name: str) -> LogName | None:

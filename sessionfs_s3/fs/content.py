@@ -103,7 +103,7 @@ class Content:
 
     def _resized(self, size: int) -> Content:
         if size >= self.size:
-            return self._zero_filled(size) if size > self.size else self
+            return self._zero_filled(size)
         count, rest = divmod(size, CHUNK_BYTES)
         last = (self.chunks[count].changed(rest, ()),) if rest else ()
         return Content(self.chunks[:count] + last, size)

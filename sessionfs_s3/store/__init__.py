@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sessionfs_s3.store.local import LocalStore
 from sessionfs_s3.store.memory import MemoryStore
 from sessionfs_s3.store.metered import MeteredStore, Request, RequestCounts, RequestLog, Tally, Verb
-from sessionfs_s3.store.probe import probe, probe_once
+from sessionfs_s3.store.probe import probe_once
 from sessionfs_s3.store.protocol import (
     IF_ABSENT,
     PAGE_ENTRIES_MAX,
@@ -51,7 +51,6 @@ __all__ = [
     "Verb",
     "open_store",
     "parse_store_url",
-    "probe",
     "probe_once",
 ]
 

@@ -250,11 +250,10 @@ async def _answers(requests: Iterable[Callable[[], Awaitable[_T]]]) -> list[_T |
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a probe was about: its answer holds for whoever asks the same."""
+    """What a probe was about: its answer holds for whoever asks the same, wherever in the store."""
 
     url: str
     replace: bool
-    folder: str
 
 
 _fit: set[_Asked] = set()
@@ -272,7 +271,7 @@ async def probe_once(store: Store, *, replace: bool = False, folder: str = FOLDE
         Unavailable: likewise.
         InvalidInput: likewise.
     """
-    asked = _Asked(store.url, replace, folder)
+    asked = _Asked(store.url, replace)
     running = _running.setdefault(asyncio.get_running_loop(), {})
     while asked not in _fit:
         others = running.get(asked)

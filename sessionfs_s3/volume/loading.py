@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from sessionfs_s3.errors import Corrupt, KeyNotFound
 from sessionfs_s3.format import Kind, decode_snapshot, parse_log_name
-from sessionfs_s3.store.protocol import Page
+from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Page
 from sessionfs_s3.volume import retry
 from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
 from sessionfs_s3.volume.session import Session
@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-_FETCHES_AT_ONCE: Final = 32
-"""Parallel GETs of one load: half of the connections that the S3 client keeps, so that one load leaves room."""
+_FETCHES_AT_ONCE: Final = 64
+"""Parallel GETs of one load: as many as the S3 client has connections. What is after a snapshot comes in one wave."""
 
 _LISTINGS_MAX: Final = 5
 """Listings of one load before a log that does not hold still counts as broken."""
@@ -73,8 +73,10 @@ class LogReader:
         commits: dict[int, int] = {}
         snapshot = newest = modified_ms = 0
         cursor: str | None = None
+        limit = self._first_page
         while True:
-            page = await self._list_page(cursor)
+            page = await self._list_page(cursor, limit)
+            limit = PAGE_ENTRIES_MAX
             for entry in page.entries:
                 name = parse_log_name(entry.key.removeprefix(self._keys.log))
                 if name is None:
@@ -159,11 +161,21 @@ class LogReader:
                 raise KeyNotFound(self._keys.commit(number))
         return base
 
-    async def _list_page(self, cursor: str | None) -> Page:
+    @property
+    def _first_page(self) -> int:
+        """How many entries to ask for first: enough for the newest snapshot and what is usually after it.
+
+        A page of a thousand is 236 KB of XML, which costs an S3 client more to read than everything else of an open.
+        """
+        if not self._session.store.lists_sorted:
+            return PAGE_ENTRIES_MAX
+        return min(PAGE_ENTRIES_MAX, 2 * self._session.options.snapshot_commits + 8)
+
+    async def _list_page(self, cursor: str | None, limit: int) -> Page:
         prefix = self._keys.log
         return await retry.read(
             f"listing {prefix}",
-            lambda: self._session.store.list(prefix, cursor=cursor),
+            lambda: self._session.store.list(prefix, cursor=cursor, limit=limit),
             self._session.options.patience,
             self._session.environment,
         )

@@ -15,7 +15,7 @@ from benchmarks.harness.proxy import DelayProxy, delay_proxy
 from sessionfs_s3.errors import PreconditionFailed
 from sessionfs_s3.format import encode_commit
 from sessionfs_s3.format.commit import CHAIN_START, Commit
-from sessionfs_s3.fs import WriteFile
+from sessionfs_s3.fs import Content, WriteFile
 from sessionfs_s3.store import IF_ABSENT, Store, open_store
 from sessionfs_s3.testing.servers import S3Server
 
@@ -92,7 +92,7 @@ async def test_a_delay_holds_up_no_other_connection(ministack: S3Server, enter: 
 async def test_it_reads_what_a_frame_says_of_its_payload(
     proxy: DelayProxy, ministack: S3Server, enter: Callable[[S3Server], str]
 ) -> None:
-    write = WriteFile(("a",), b"text " * 5000, 0o644, 0)
+    write = WriteFile(("a",), Content.of(b"text " * 5000), 0o644, 0)
     commit = Commit(1, 1, bytes(16), bytes(16), CHAIN_START, 0, claim=True, operations=(write,))
     frame, _ = encode_commit(commit)
     assert len(frame) < 5000

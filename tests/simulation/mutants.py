@@ -85,8 +85,8 @@ def snapshot_of_uncommitted_state(patch: pytest.MonkeyPatch) -> None:
         original(self, *arguments)
         consider = self._snapshots.consider
 
-        def early(state: State) -> State:
-            return replace(consider(replace(state, tree=self.tree)), tree=state.tree)
+        def early(state: State, confirmed: Any) -> State:
+            return replace(consider(replace(state, tree=self.tree), confirmed), tree=state.tree)
 
         patch.setattr(self._snapshots, "consider", early)
 

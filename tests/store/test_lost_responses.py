@@ -23,7 +23,7 @@ from sessionfs_s3.errors import Fenced, NoAnswer, PreconditionFailed
 from sessionfs_s3.format import SessionKeys
 from sessionfs_s3.store import IF_ABSENT, ClientSettings, Store, open_store
 from sessionfs_s3.testing.lossy import Loss, LossyProxy, lossy_proxy
-from sessionfs_s3.testing.servers import REGION, S3Server
+from sessionfs_s3.testing.server_process import REGION, S3Server
 from sessionfs_s3.volume import Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
 from sessionfs_s3.volume.retry import Patience

@@ -34,9 +34,9 @@ from sessionfs_s3.store import (
     RequestLog,
     Store,
     open_store,
-    probe,
     probe_once,
 )
+from sessionfs_s3.store.probe import probe
 from sessionfs_s3.testing.servers import S3Server
 from tests.store.test_conformance_catches import (
     ChecksThenWrites,
