@@ -256,6 +256,7 @@ def _encode_operation(out: Writer, operation: Operation, blobs: Mapping[Blob, in
 def _write_path(out: Writer, path: Path) -> None:
     if not all(map(is_name, path)) or length(path) > PATH_BYTES_MAX:
         raise ValueError(f"{shown(joined(path))} is not a normalised absolute path")
+    out.records(len(path))
     out.text(joined(path))
 
 
@@ -265,6 +266,7 @@ def _read_path(reader: Reader) -> Path:
     names = tuple(text[1:].split("/")) if len(text) > 1 else ()
     if not text.startswith("/") or not all(map(is_name, names)) or length(names) > PATH_BYTES_MAX:
         raise Malformed(start, "not a normalised absolute path")
+    reader.records(len(names))
     return names
 
 

@@ -18,6 +18,9 @@ DATABASE_BYTES_MAX: Final = 1 << 32
 _FIELDS_BYTES_MAX: Final = 32
 """What an operation or an extent takes as stored, at most, beside its paths and data."""
 
+_NAME_BYTES: Final = 8
+"""What each name of a path counts beside its own bytes, so that no batch has more names than a commit may have."""
+
 _CHUNK_BYTES_MAX: Final = 64
 """What a chunk in a blob of its own takes as stored, at most: its place, and its blob's name."""
 
@@ -93,10 +96,14 @@ def payload_bytes(operation: Operation) -> int:
     """
     match operation:
         case WriteFile(path=path, content=content) | AppendFile(path=path, content=content):
-            return _FIELDS_BYTES_MAX + length(path) + content.size + _CHUNK_BYTES_MAX * len(content.chunks)
+            return _FIELDS_BYTES_MAX + _path_bytes(path) + content.size + _CHUNK_BYTES_MAX * len(content.chunks)
         case WriteDatabase(extents=extents):
             return _FIELDS_BYTES_MAX + sum(_FIELDS_BYTES_MAX + len(data) for _, data in extents)
         case Rename(source=source, target=target):
-            return _FIELDS_BYTES_MAX + length(source) + length(target)
+            return _FIELDS_BYTES_MAX + _path_bytes(source) + _path_bytes(target)
         case MakeDirectory(path=path) | Remove(path=path):
-            return _FIELDS_BYTES_MAX + length(path)
+            return _FIELDS_BYTES_MAX + _path_bytes(path)
+
+
+def _path_bytes(path: Path) -> int:
+    return length(path) + _NAME_BYTES * len(path)

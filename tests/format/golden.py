@@ -1,33 +1,48 @@
-"""The golden files: one stored object of each kind, and the value that every release has to read in it.
+"""The golden files: stored objects of each kind and version, and the value that every release has to read in them.
 
-They were written by the first release of format version 1 and never change: a codec that reads them otherwise breaks
-the sessions that are stored. For a new kind of object add a value here and run ``python -m tests.format.golden``, which
-writes the files that are missing and refuses to touch one that is there.
+They never change: a codec that reads them otherwise breaks the sessions that are stored. Those of an older version
+are only read; those of the newest (``tests/golden/v2``) are also what is written. For a new kind of object add a value
+here and run ``python -m tests.format.golden``, which writes the files that are missing and refuses to touch one that is
+there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from sessionfs_s3.format import CHAIN_START, Commit, Snapshot, encode_commit, encode_snapshot
+from sessionfs_s3.format import (
+    CHAIN_START,
+    FORMAT_VERSION,
+    Commit,
+    Snapshot,
+    encode_blob,
+    encode_commit,
+    encode_snapshot,
+    pack_chunk,
+)
 from sessionfs_s3.fs import (
+    CHUNK_BYTES,
     EMPTY,
     AppendFile,
+    Blob,
+    Chunk,
     Content,
     Directory,
     File,
     MakeDirectory,
     Node,
+    Place,
     Remove,
     Rename,
     Tree,
     WriteDatabase,
     WriteFile,
+    digest_of,
 )
 
 FOLDER: Final = Path(__file__).parent.parent / "golden"
@@ -42,11 +57,21 @@ EVENT: Final = b'{"type":"user.message","text":"the same words again and again"}
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
-    """A stored object and what it says; *compressed* tells whether its payload is."""
+class Chunks:
+    """What a blob says: its name and size, where its chunks are, and these."""
 
-    value: Commit | Snapshot
+    blob: Blob
+    places: tuple[Place, ...]
+    chunks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A stored object and what it says; *compressed* tells whether something of it is."""
+
+    value: Commit | Snapshot | Chunks
     compressed: bool
+    version: int = 1
 
 
 def _directory(mode: int, mtime_ms: int, birthtime_ms: int, entries: dict[str, Node]) -> Directory:
@@ -54,10 +79,39 @@ def _directory(mode: int, mtime_ms: int, birthtime_ms: int, entries: dict[str, N
 
 
 def _snapshot(tree: Tree) -> Snapshot:
-    return Snapshot(sequence=300, epoch=42, writer=WRITER, chain=CHAIN, time_ms=TIME_MS, tree=tree)
+    # Version 1 does not tell which commits are claims, nor what a claim's writer saw.
+    return Snapshot(sequence=300, epoch=42, writer=WRITER, chain=CHAIN, time_ms=TIME_MS, tree=tree, fenced_from=300)
 
 
-GOLDEN: Final[dict[str, Golden]] = {
+def _as_written_now(golden: Golden) -> Golden:
+    """Return a value of version 1 as version 2 has it."""
+    value = golden.value
+    if isinstance(value, Snapshot):
+        value = replace(value, fenced_from=0)
+    elif isinstance(value, Commit) and value.snapshot_seen:
+        value = replace(value, snapshot_seen=33)
+    return Golden(value, compressed=golden.compressed, version=2)
+
+
+BLOB: Final = Blob(42, NONCE, 122)
+PLACES: Final = (
+    Place(BLOB, 96, 6, False, digest_of(b"hello\n"), 6),
+    Place(BLOB, 102, 20, True, digest_of(b"x" * CHUNK_BYTES), CHUNK_BYTES),
+)
+"""Where the chunks of the golden blob are."""
+
+OLD_BLOB: Final = Blob(41, WRITER, 1_000_000)
+OLD_PLACES: Final = (
+    Place(OLD_BLOB, 5000, CHUNK_BYTES, False, digest_of(b"any"), CHUNK_BYTES),
+    Place(OLD_BLOB, 5000 + CHUNK_BYTES, 700, True, digest_of(b"other"), CHUNK_BYTES),
+)
+
+
+def _sealed(*places: Place) -> Content:
+    return Content(tuple(Chunk(place.size, place) for place in places), sum(place.size for place in places))
+
+
+_VERSION_1: Final[dict[str, Golden]] = {
     "claim": Golden(
         Commit(
             sequence=42,
@@ -68,6 +122,7 @@ GOLDEN: Final[dict[str, Golden]] = {
             time_ms=TIME_MS,
             claim=True,
             operations=(),
+            snapshot_seen=41,
         ),
         compressed=False,
     ),
@@ -82,7 +137,7 @@ GOLDEN: Final[dict[str, Golden]] = {
             claim=True,
             operations=(
                 MakeDirectory(("session-state",), 0o755, TIME_MS),
-                WriteFile(("session-state", "events.jsonl"), b"{}\n", 0o600, TIME_MS),
+                WriteFile(("session-state", "events.jsonl"), Content.of(b"{}\n"), 0o600, TIME_MS),
             ),
         ),
         compressed=False,
@@ -98,8 +153,8 @@ GOLDEN: Final[dict[str, Golden]] = {
             claim=False,
             operations=(
                 MakeDirectory(("é", "d"), 0o700, TIME_MS),
-                WriteFile(("é", "f"), b"one\x00", 0o600, TIME_MS),
-                AppendFile(("é", "f"), b"two", TIME_MS + 1),
+                WriteFile(("é", "f"), Content.of(b"one\x00"), 0o600, TIME_MS),
+                AppendFile(("é", "f"), Content.of(b"two"), TIME_MS + 1),
                 Rename(("é", "f"), ("é", "d", "g"), TIME_MS + 2),
                 WriteDatabase(16, ((0, b"SQLite"), (14, b"\x01\x02"))),
                 Remove(("é",), TIME_MS + 3),
@@ -117,8 +172,8 @@ GOLDEN: Final[dict[str, Golden]] = {
             time_ms=TIME_MS,
             claim=False,
             operations=(
-                WriteFile(("workspace", "a"), EVENT * 50, 0o644, TIME_MS),
-                AppendFile(("workspace", "a"), EVENT * 20, TIME_MS),
+                WriteFile(("workspace", "a"), Content.of(EVENT * 50), 0o644, TIME_MS),
+                AppendFile(("workspace", "a"), Content.of(EVENT * 20), TIME_MS),
                 WriteDatabase(8192, ((4096, bytes(4096)),)),
             ),
         ),
@@ -166,21 +221,128 @@ GOLDEN: Final[dict[str, Golden]] = {
     "snapshot-empty": Golden(_snapshot(Tree(_directory(0o755, 0, 0, {}))), compressed=False),
 }
 
+_VERSION_2: Final[dict[str, Golden]] = {
+    **{name: _as_written_now(golden) for name, golden in _VERSION_1.items()},
+    "commit-blobs": Golden(
+        Commit(
+            sequence=301,
+            epoch=42,
+            writer=WRITER,
+            nonce=NONCE,
+            chain=CHAIN,
+            time_ms=TIME_MS,
+            claim=False,
+            operations=(
+                WriteFile(("f",), _sealed(PLACES[1], PLACES[0]), 0o644, TIME_MS),
+                AppendFile(("f",), Content.of(b"!"), TIME_MS),
+            ),
+        ),
+        compressed=False,
+        version=2,
+    ),
+    "commit-runs": Golden(
+        Commit(
+            sequence=302,
+            epoch=42,
+            writer=WRITER,
+            nonce=NONCE,
+            chain=CHAIN,
+            time_ms=TIME_MS,
+            claim=False,
+            operations=(
+                WriteFile(("a",), _sealed(*OLD_PLACES, PLACES[1]), 0o644, TIME_MS),
+                AppendFile(("a",), _sealed(*OLD_PLACES).joined(Content.of(EVENT * 1100)), TIME_MS),
+                AppendFile(("b",), _sealed(PLACES[0]), TIME_MS),
+            ),
+        ),
+        compressed=True,
+        version=2,
+    ),
+    "snapshot-blobs": Golden(
+        Snapshot(
+            sequence=300,
+            epoch=42,
+            writer=WRITER,
+            chain=CHAIN,
+            time_ms=TIME_MS,
+            tree=Tree(
+                _directory(0o755, 0, 0, {"f": File(_sealed(PLACES[1]).joined(Content.of(b"!")), 0o644, 2, 1)}),
+            ),
+            died=MappingProxyType({OLD_BLOB: 290}),
+            fences=MappingProxyType({17: 0, 42: 33}),
+            fenced_from=5,
+        ),
+        compressed=False,
+        version=2,
+    ),
+    "snapshot-runs": Golden(
+        Snapshot(
+            sequence=300,
+            epoch=42,
+            writer=WRITER,
+            chain=CHAIN,
+            time_ms=TIME_MS,
+            tree=Tree(
+                _directory(
+                    0o755,
+                    0,
+                    0,
+                    {
+                        "a": File(_sealed(*OLD_PLACES, PLACES[1]), 0o644, 2, 1),
+                        "b": File(Content.of(EVENT * 1100), 0o644, 2, 1),
+                    },
+                ),
+                _sealed(*OLD_PLACES).joined(_sealed(PLACES[0])),
+            ),
+            fences=MappingProxyType({42: 33}),
+        ),
+        compressed=True,
+        version=2,
+    ),
+    "blob": Golden(Chunks(BLOB, PLACES, (b"hello\n", b"x" * CHUNK_BYTES)), compressed=True, version=2),
+    "blob-plain": Golden(
+        Chunks(
+            Blob(42, WRITER, 105),
+            (
+                Place(Blob(42, WRITER, 105), 96, 6, False, digest_of(b"hello\n"), 6),
+                Place(Blob(42, WRITER, 105), 102, 3, False, digest_of(b"\x00\x01\x02"), 3),
+            ),
+            (b"hello\n", b"\x00\x01\x02"),
+        ),
+        compressed=False,
+        version=2,
+    ),
+}
+
+GOLDEN: Final[dict[str, Golden]] = {
+    **_VERSION_1,
+    **{f"v2/{name}": golden for name, golden in _VERSION_2.items()},
+}
+"""By the name of the file, without its ending."""
+
 
 def path(name: str) -> Path:
     """Return where the golden file *name* is."""
     return FOLDER / f"{name}.bin"
 
 
-def encode(value: Commit | Snapshot) -> bytes:
+def encode(value: Commit | Snapshot | Chunks) -> bytes:
     """Return what the current encoder makes of *value*."""
-    return encode_commit(value)[0] if isinstance(value, Commit) else encode_snapshot(value)
+    match value:
+        case Commit():
+            return encode_commit(value)[0]
+        case Snapshot():
+            return encode_snapshot(value)
+        case Chunks(blob, _, chunks):
+            return encode_blob(blob.epoch, blob.id, [pack_chunk(chunk) for chunk in chunks])[0]
 
 
 def main() -> None:
     """Write the golden files that are missing; end with an error when one that is there would change."""
     changed = []
     for name, golden in GOLDEN.items():
+        if golden.version != FORMAT_VERSION:
+            continue
         data = encode(golden.value)
         if path(name).exists():
             if not golden.compressed and path(name).read_bytes() != data:

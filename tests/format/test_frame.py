@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionfs_s3.errors import Corrupt
-from sessionfs_s3.format.frame import Frame, decode_frame, encode_frame
+from sessionfs_s3.format.frame import FORMAT_VERSION, VERSIONS_READ, Frame, decode_frame, encode_frame
 from sessionfs_s3.format.limits import PAYLOAD_BYTES_MAX
 from tests.format.handmade import KEY, corrupt, frame
 from tests.fs.strategies import DATA, examples
@@ -36,7 +36,8 @@ def compressed(payload: bytes) -> bytes:
 @given(DATA)
 def test_frames_read_back(payload: bytes) -> None:
     data, digest = encode_frame(b"c", HEADER, payload)
-    assert decode(data) == Frame(HEADER, payload, digest)
+    assert decode(data) == Frame(2, HEADER, payload, digest)
+    assert encode_frame(b"c", HEADER, payload, compress=False)[0] == frame(b"c", HEADER, payload)
     assert data[32:64] == digest == hashlib.sha256(data[:32] + data[64:]).digest()
     assert len(data) <= PAYLOAD_AT + len(payload), "a frame never costs more than its 64 bytes"
 
@@ -63,9 +64,9 @@ def test_long_payloads_are_compressed() -> None:
         (frame(b"c", b"", b"")[:63], 63, "shorter than the 64 bytes"),
         (frame(b"c", HEADER, b"", magic=b"SFS4"), 0, "starts with b'SFS4'"),
         (b"<?xml version='1.0'?><Error>" * 9, 0, "starts with b'<?xm'"),
-        (frame(b"c", HEADER, b"", version=0), 4, "format version 0; this release reads version 1"),
-        (frame(b"c", HEADER, b"", version=2), 4, "format version 2; this release reads version 1"),
-        (frame(b"c", HEADER, b"", version=255), 4, "format version 255; this release reads version 1"),
+        (frame(b"c", HEADER, b"", version=0), 4, "format version 0; this release reads versions 1 and 2"),
+        (frame(b"c", HEADER, b"", version=3), 4, "format version 3; this release reads versions 1 and 2"),
+        (frame(b"c", HEADER, b"", version=255), 4, "format version 255; this release reads versions 1 and 2"),
         (frame(b"s", HEADER, b""), 5, "kind b's' where b'c' belongs"),
         (frame(b"\0", HEADER, b""), 5, "kind b'\\x00' where b'c' belongs"),
         (frame(b"c", HEADER, b"", flags=2), 6, "flag bit 1 (encrypted) is set; this release cannot decrypt"),
@@ -89,6 +90,17 @@ def test_long_payloads_are_compressed() -> None:
 def test_each_broken_rule_is_named(data: bytes, offset: int, reason: str) -> None:
     with corrupt(offset, reason):
         decode(data)
+
+
+@pytest.mark.parametrize("version", VERSIONS_READ)
+def test_every_version_is_read_and_told_apart(version: int) -> None:
+    for payload, stored in ((b"abc", None), (ZEROS, compressed(ZEROS))):
+        found = decode(frame(b"c", HEADER, payload, stored=stored, version=version))
+        assert (found.version, found.header, found.payload) == (version, HEADER, payload)
+
+
+def test_the_newest_version_is_written() -> None:
+    assert encode_frame(b"c", HEADER, b"")[0][4] == FORMAT_VERSION == max(VERSIONS_READ)
 
 
 def expected_offset(byte: int) -> set[int]:
@@ -174,7 +186,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
 def test_hostile_compression_is_corrupt_and_cheap(name: str) -> None:
     stored, length = HOSTILE[name]
     data = frame(b"c", HEADER, b"", stored=stored, payload_length=length)
-    with pytest.raises(Corrupt, match="compressed payload") as caught:
+    with pytest.raises(Corrupt, match=r"compressed (data|payload)") as caught:
         decode(data)
     assert caught.value.key == KEY
     assert caught.value.offset in {20, PAYLOAD_AT}
@@ -210,7 +222,7 @@ def test_a_payload_over_the_limit_is_not_encoded(monkeypatch: pytest.MonkeyPatch
 @examples(400)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_corrupt(data: bytes) -> None:
-    for each in (data, b"SFS3\x01c" + data):
+    for each in (data, b"SFS3\x01c" + data, b"SFS3\x02c" + data):
         with pytest.raises(Corrupt) as caught:
             decode(each)
         assert caught.value.key == KEY

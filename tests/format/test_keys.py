@@ -13,9 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.format import Kind, LogName, SessionKeys, parse_log_name
+from sessionfs_s3.format import Kind, LogName, SessionKeys, parse_blob_name, parse_log_name, tenant_prefix
 from sessionfs_s3.format.keys import ID_BYTES_MAX, encode_id
 from sessionfs_s3.format.limits import SEQUENCE_MAX
+from sessionfs_s3.fs import Blob
 from tests.fs.strategies import examples
 
 KEYS = SessionKeys.of("acme", "task-7")
@@ -24,9 +25,15 @@ SEQUENCES = st.one_of(st.integers(1, 100), st.integers(1, SEQUENCE_MAX))
 
 def test_where_everything_is() -> None:
     assert KEYS.prefix == "tenants/acme/sessions/task-7/"
+    assert tenant_prefix("a b") == "tenants/a%20b/"
+    assert KEYS.prefix.startswith(tenant_prefix("acme"))
     assert KEYS.log == "tenants/acme/sessions/task-7/log/"
     assert KEYS.commit(1) == "tenants/acme/sessions/task-7/log/fffffffffffffffe.c"
     assert KEYS.snapshot(1) == "tenants/acme/sessions/task-7/log/fffffffffffffffe.s"
+    assert KEYS.blobs == "tenants/acme/sessions/task-7/blob/"
+    assert KEYS.blob(Blob(42, bytes(range(16)), 1)) == (
+        "tenants/acme/sessions/task-7/blob/000000000000002a-000102030405060708090a0b0c0d0e0f"
+    )
     assert KEYS.commit(SEQUENCE_MAX) == "tenants/acme/sessions/task-7/log/0000000000000000.c"
 
 
@@ -46,6 +53,67 @@ def test_a_listing_shows_the_newest_first(one: int, other: int) -> None:
 def test_names_read_back(sequence: int) -> None:
     assert parse_log_name(KEYS.commit(sequence).removeprefix(KEYS.log)) == LogName(sequence, Kind.COMMIT)
     assert parse_log_name(KEYS.snapshot(sequence).removeprefix(KEYS.log)) == LogName(sequence, Kind.SNAPSHOT)
+
+
+@examples(200)
+@given(SEQUENCES, st.binary(min_size=16, max_size=16), st.integers(0, 1 << 40))
+def test_names_of_blobs_read_back(epoch: int, blob_id: bytes, size: int) -> None:
+    name = KEYS.blob(Blob(epoch, blob_id, size)).removeprefix(KEYS.blobs)
+    assert parse_blob_name(name) == (epoch, blob_id)
+    assert parse_log_name(name) is None
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [Blob(0, bytes(16), 1), Blob(-1, bytes(16), 1), Blob(SEQUENCE_MAX + 1, bytes(16), 1), Blob(1, bytes(15), 1)],
+)
+def test_there_is_no_key_for_what_is_no_blob(blob: Blob) -> None:
+    with pytest.raises(ValueError, match=f"no blob has epoch {blob.epoch} and an id of {len(blob.id)} bytes"):
+        KEYS.blob(blob)
+
+
+BLOB_NAME = f"{'0' * 15}1-{'0' * 32}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        BLOB_NAME[1:],
+        BLOB_NAME[:-1],
+        f"0{BLOB_NAME}",
+        f"{BLOB_NAME}0",
+        f"{BLOB_NAME}\n",
+        f" {BLOB_NAME}",
+        f"{BLOB_NAME}.tmp",
+        f"x/{BLOB_NAME}",
+        f"{BLOB_NAME}/",
+        BLOB_NAME.replace("-", "_"),
+        BLOB_NAME.replace("-", ""),
+        BLOB_NAME.replace("-", "--"),
+        BLOB_NAME.replace("1", "0"),  # epoch 0
+        BLOB_NAME.replace("1", "A"),
+        BLOB_NAME.replace("1", "g"),
+        f"{'0' * 15}1-{'0' * 31}F",
+        f"0x{'0' * 13}1-{'0' * 32}",
+        f"+{'0' * 14}1-{'0' * 32}",
+        BLOB_NAME.replace("1", "\u0661"),
+        "fffffffffffffffe.c",
+    ],
+)
+def test_other_names_are_no_blobs_of_ours(name: str) -> None:
+    assert parse_blob_name(name) is None
+
+
+HEX_NAMES = st.from_regex(r"[0-9a-fA-F]{15,17}[-.][0-9a-fA-F]{31,33}", fullmatch=True)
+
+
+@examples(300)
+@given(st.one_of(st.text(max_size=50), HEX_NAMES))
+def test_any_name_of_a_blob_is_parsed_or_left_alone(name: str) -> None:
+    found = parse_blob_name(name)
+    if found is not None:
+        assert KEYS.blob(Blob(*found, 0)) == KEYS.blobs + name
 
 
 @pytest.mark.parametrize("sequence", [0, -1, SEQUENCE_MAX + 1, 1 << 70])

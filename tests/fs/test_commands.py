@@ -11,13 +11,35 @@ from typing import Final
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from sessionfs_s3 import fs
-from sessionfs_s3.fs import EMPTY_TREE, File, MakeDirectory, Operation, Path, Remove, Rename, Tree, WriteFile
+from sessionfs_s3.fs import (
+    CHUNK_BYTES,
+    EMPTY_TREE,
+    AppendFile,
+    Content,
+    File,
+    MakeDirectory,
+    Operation,
+    Path,
+    Remove,
+    Rename,
+    Tree,
+    WriteFile,
+)
 from sessionfs_s3.fs.operations import payload_bytes
+from sessionfs_s3.fs.paths import PATH_BYTES_MAX, length
+from sessionfs_s3.fs.tree import longest_below
 from tests.fs.disk import PERMISSIONS, Disk, Listing
-from tests.fs.strategies import FEW_PATHS, check_content, dump, examples
+from tests.fs.strategies import FEW_PATHS, NAMES, check_content, dump, examples
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the oracle is the Linux kernel")
 
@@ -230,7 +252,12 @@ class AgainstLinux(RuleBasedStateMachine):
         base = self.base / str(next(self.numbers))
         base.mkdir()
         self.pair = Pair(base)
+        self.names = {"a": "a", "b": "b", "é": "é"}
         self.held: list[tuple[Tree, object]] = []
+
+    def named(self, path: Path) -> Path:
+        """Return *path* by the names of this run."""
+        return tuple(self.names[name] for name in path)
 
     modes = st.sampled_from([None, 0o600, 0o640, 0o644, 0o700, 0o755, 0o777])
     paths = FEW_PATHS.filter(bool)
@@ -238,23 +265,26 @@ class AgainstLinux(RuleBasedStateMachine):
 
     @rule(path=paths, data=data, mode=modes)
     def write(self, path: Path, data: bytes, mode: int | None) -> None:
-        self.pair.write(path, data, mode)
+        self.pair.write(self.named(path), data, mode)
 
     @rule(path=paths, data=data, mode=modes)
     def append(self, path: Path, data: bytes, mode: int | None) -> None:
-        self.pair.append(path, data, mode)
+        self.pair.append(self.named(path), data, mode)
 
     @rule(path=paths, recursive=st.booleans(), mode=st.sampled_from([None, 0o700, 0o755]))
     def mkdir(self, path: Path, recursive: bool, mode: int | None) -> None:
-        self.pair.mkdir(path, recursive=recursive, mode=mode)
+        self.pair.mkdir(self.named(path), recursive=recursive, mode=mode)
 
     @rule(path=paths, recursive=st.booleans(), force=st.booleans())
     def remove(self, path: Path, recursive: bool, force: bool) -> None:
-        self.pair.remove(path, recursive=recursive, force=force)
+        self.pair.remove(self.named(path), recursive=recursive, force=force)
 
     @rule(source=paths, to=paths)
     def rename(self, source: Path, to: Path) -> None:
-        self.pair.rename(source, to)
+        target = self.named(to)
+        # The host's paths start with that of the temporary directory, so that theirs become too long earlier.
+        if length(target) + longest_below(self.pair.tree.root) < PATH_BYTES_MAX // 2:
+            self.pair.rename(self.named(source), target)
 
     @precondition(lambda self: len(self.held) < 5)
     @rule()
@@ -277,6 +307,104 @@ class AgainstLinux(RuleBasedStateMachine):
 def test_random_commands_answer_like_linux(tmp_path: HostPath) -> None:
     machine = type("AgainstLinuxHere", (AgainstLinux,), {"base": tmp_path})
     run_state_machine_as_test(machine, settings=examples(60, steps=50))
+
+
+class AnyNames(AgainstLinux):
+    """The same with names of all kinds, and with directories far below others."""
+
+    @initialize(names=st.lists(NAMES, min_size=3, max_size=3, unique=True))
+    def choose(self, names: list[str]) -> None:
+        self.names = dict(zip("abé", names, strict=True))
+
+    @rule(path=FEW_PATHS, name=st.sampled_from("abé"), depth=st.sampled_from([5, 6, 9, 30, 100]), is_file=st.booleans())
+    def go_deep(self, path: Path, name: str, depth: int, is_file: bool) -> None:
+        above = self.named(path)
+        room = PATH_BYTES_MAX // 3 - length(above)
+        deep = (*above, *(self.names[name],) * min(depth, max(1, room // (1 + len(self.names[name].encode())))))
+        if is_file:
+            self.pair.append(deep, b"bottom")
+        else:
+            self.pair.mkdir(deep, recursive=True)
+
+
+@linux
+def test_random_commands_on_any_names_answer_like_linux(tmp_path: HostPath) -> None:
+    machine = type("AnyNamesHere", (AnyNames,), {"base": tmp_path})
+    run_state_machine_as_test(machine, settings=examples(15, steps=20))
+
+
+BLOCK: Final = bytes(range(251)) * 84_000
+"""21 MB that repeat with no power of two, so that a chunk at another's place shows."""
+
+LARGE_SIZES: Final = st.one_of(
+    st.builds(lambda count, more: count * CHUNK_BYTES + more, st.integers(1, 4), st.integers(-2, 2)),
+    st.sampled_from([0, 1, 1_000_000, 4 << 20, 20_000_000]),
+)
+
+
+class LargeFiles(AgainstLinux):
+    """The same with files of up to 20 MB and more, whose ends lie around the ends of chunks."""
+
+    @rule(path=st.sampled_from([("a",), ("b",), ("a", "b")]), size=LARGE_SIZES, start=st.integers(0, 250))
+    def write_much(self, path: Path, size: int, start: int) -> None:
+        self.pair.write(path, BLOCK[start : start + size])
+
+    @rule(path=st.sampled_from([("a",), ("b",), ("a", "b")]), size=LARGE_SIZES, start=st.integers(0, 250))
+    def append_much(self, path: Path, size: int, start: int) -> None:
+        self.pair.append(path, BLOCK[start : start + size])
+
+    @precondition(lambda self: any(self.size(path) for path in (("a",), ("b",))))
+    @rule(path=st.sampled_from([("a",), ("b",)]), more=st.integers(0, 2), start=st.integers(0, 250))
+    def fill_the_last_chunk(self, path: Path, more: int, start: int) -> None:
+        room = -self.size(path) % CHUNK_BYTES
+        self.pair.append(path, BLOCK[start : start + room + more])
+
+    def size(self, path: Path) -> int:
+        found = self.pair.tree.root.entries.get(path[0])
+        return found.content.size if isinstance(found, File) else 0
+
+
+@linux
+def test_random_commands_on_large_files_answer_like_linux(tmp_path: HostPath) -> None:
+    machine = type("LargeFilesHere", (LargeFiles,), {"base": tmp_path})
+    run_state_machine_as_test(machine, settings=examples(25, steps=12))
+
+
+@linux
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20_000_000])
+def test_sizes_of_all_kinds_answer_like_linux(size: int, tmp_path: HostPath) -> None:
+    pair, path = Pair(tmp_path), ("file",)
+    for start, more in ((0, size), (1, 1), (2, CHUNK_BYTES - 2), (3, CHUNK_BYTES), (4, 2 * CHUNK_BYTES + 1)):
+        assert pair.append(path, BLOCK[start : start + more]) is None
+    assert fs.stat(pair.tree, path).size == size + 4 * CHUNK_BYTES
+    assert pair.write(path, BLOCK[5 : size + 5]) is None
+    assert fs.stat(pair.tree, path).size == size
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES])
+@pytest.mark.parametrize("more", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+def test_an_append_is_cut_where_it_fills_the_last_chunk(size: int, more: int) -> None:
+    tree = fs.apply(EMPTY_TREE, WriteFile(("f",), Content.of(BLOCK[:size]), 0o644, 1))
+    data = BLOCK[7 : 7 + more]
+    operations = fs.append_file(tree, ("f",), data, mode=0o600, time_ms=2)
+    room = -size % CHUNK_BYTES
+    expected = [data[:room], data[room:]] if more > room else [data]
+    assert operations == [AppendFile(("f",), Content.of(part), 2) for part in expected if part]
+    for index, operation in enumerate(operations):
+        assert isinstance(operation, AppendFile)
+        # What begins with a chunk of its own can be sealed before it is committed, and fits as well.
+        if index or not room:
+            for chunk in operation.content.chunks:
+                data_here = chunk.body
+                assert isinstance(data_here, bytes)
+                place = fs.Place(
+                    fs.Blob(1, bytes(16), 1 << 20), 96, chunk.size, False, fs.digest_of(data_here), chunk.size
+                )
+                chunk.seal(place)
+        tree = fs.apply(tree, operation)
+    content = next(fs.contents(tree))
+    check_content(content)
+    assert content.equals(BLOCK[:size] + data)
 
 
 @pytest.mark.parametrize("recursive", [False, True])
@@ -319,8 +447,10 @@ def test_modes_are_masked_and_default() -> None:
     (made,) = fs.make_directory(EMPTY_TREE, ("d",), recursive=False, mode=0o40700, time_ms=1)
     assert made == MakeDirectory(("d",), 0o700, 1)
     (written,) = fs.write_file(EMPTY_TREE, ("f",), b"", mode=0o100600, time_ms=1)
-    assert written == WriteFile(("f",), b"", 0o600, 1)
-    assert fs.append_file(EMPTY_TREE, ("f",), b"", mode=None, time_ms=1) == [WriteFile(("f",), b"", 0o644, 1)]
+    assert written == WriteFile(("f",), Content.of(b""), 0o600, 1)
+    assert fs.append_file(EMPTY_TREE, ("f",), b"", mode=None, time_ms=1) == [
+        WriteFile(("f",), Content.of(b""), 0o644, 1)
+    ]
     assert fs.make_directory(EMPTY_TREE, ("d",), recursive=True, mode=None, time_ms=1) == [
         MakeDirectory(("d",), 0o755, 1)
     ]

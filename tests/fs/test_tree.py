@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from sessionfs_s3 import fs
 from sessionfs_s3.fs import (
+    CHUNK_BYTES,
     EMPTY_TREE,
     AppendFile,
+    Blob,
+    Change,
+    Chunk,
     Content,
     Directory,
     File,
@@ -20,6 +24,7 @@ from sessionfs_s3.fs import (
     MakeDirectory,
     Operation,
     Path,
+    Place,
     Remove,
     Rename,
     Tree,
@@ -47,7 +52,7 @@ def after(*steps: Operation) -> Tree:
     return tree
 
 
-@examples(400)
+@examples(250)
 @given(trees(FEW_NAMES), st.lists(st.one_of(operations(FEW_PATHS), ANY_DATABASE_WRITES), min_size=1, max_size=6))
 def test_any_operation_on_any_tree_applies_or_is_inapplicable(tree: Tree, steps: list[Operation]) -> None:
     seen = [(tree, dump(tree))]
@@ -67,7 +72,9 @@ def test_any_operation_on_any_tree_applies_or_is_inapplicable(tree: Tree, steps:
 
 
 WORLD = after(
-    MakeDirectory(("d", "e"), 0o755, 1), WriteFile(("f",), b"x", 0o644, 2), WriteFile(("d", "g"), b"y", 0o644, 3)
+    MakeDirectory(("d", "e"), 0o755, 1),
+    WriteFile(("f",), Content.of(b"x"), 0o644, 2),
+    WriteFile(("d", "g"), Content.of(b"y"), 0o644, 3),
 )
 
 
@@ -79,14 +86,14 @@ WORLD = after(
         (MakeDirectory(("f",), 0o755, 4), "exists"),
         (MakeDirectory(("f", "x"), 0o755, 4), "Not a directory"),
         (MakeDirectory(("f", "x", "y"), 0o755, 4), "Not a directory"),
-        (WriteFile((), b"", 0o644, 4), "is a directory"),
-        (WriteFile(("d",), b"", 0o644, 4), "is a directory"),
-        (WriteFile(("n", "x"), b"", 0o644, 4), "No such file"),
-        (WriteFile(("f", "x"), b"", 0o644, 4), "Not a directory"),
-        (AppendFile((), b"", 4), "is a directory"),
-        (AppendFile(("d",), b"", 4), "is a directory"),
-        (AppendFile(("n",), b"", 4), "No such file"),
-        (AppendFile(("f", "x"), b"", 4), "Not a directory"),
+        (WriteFile((), Content.of(b""), 0o644, 4), "is a directory"),
+        (WriteFile(("d",), Content.of(b""), 0o644, 4), "is a directory"),
+        (WriteFile(("n", "x"), Content.of(b""), 0o644, 4), "No such file"),
+        (WriteFile(("f", "x"), Content.of(b""), 0o644, 4), "Not a directory"),
+        (AppendFile((), Content.of(b""), 4), "is a directory"),
+        (AppendFile(("d",), Content.of(b""), 4), "is a directory"),
+        (AppendFile(("n",), Content.of(b""), 4), "No such file"),
+        (AppendFile(("f", "x"), Content.of(b""), 4), "Not a directory"),
         (Remove((), 4), "root"),
         (Remove(("n",), 4), "No such file"),
         (Remove(("f", "x"), 4), "Not a directory"),
@@ -117,12 +124,57 @@ def test_what_does_not_fit_says_why(operation: Operation, reason: str) -> None:
     assert dump(WORLD) == before
 
 
+BLOB = Blob(1, bytes(16), 1 << 20)
+
+
+def sealed(size: int) -> Content:
+    return Content((Chunk(size, Place(BLOB, 96, size, False, bytes(16), size)),), size)
+
+
+@pytest.mark.parametrize(
+    ("held", "more", "reason"),
+    [
+        (1, sealed(1), "/f: sealed chunks begin 65535 bytes before the end of a chunk"),
+        (CHUNK_BYTES - 1, sealed(1), "/f: sealed chunks begin 1 bytes before"),
+        (CHUNK_BYTES + 1, sealed(CHUNK_BYTES), "/f: sealed chunks begin 65535 bytes before"),
+        (5, Content.of(bytes(CHUNK_BYTES)).joined(sealed(3)), "/f: sealed chunks begin 65531 bytes before"),
+    ],
+)
+def test_sealed_contents_that_do_not_fit_say_why(held: int, more: Content, reason: str) -> None:
+    tree = after(WriteFile(("f",), Content.of(b"x" * held), 0o644, 1))
+    before = dump(tree)
+    with pytest.raises(Inapplicable, match=reason):
+        fs.apply(tree, AppendFile(("f",), more, 2))
+    assert dump(tree) == before
+
+
+@pytest.mark.parametrize("held", [0, CHUNK_BYTES, 3 * CHUNK_BYTES])
+def test_sealed_contents_fit_behind_whole_chunks(held: int) -> None:
+    tree = after(WriteFile(("f",), Content.of(b"x" * held), 0o644, 1), AppendFile(("f",), sealed(9), 2))
+    assert fs.stat(tree, ("f",)).size == held + 9
+    tree = fs.apply(tree, AppendFile(("f",), Content.of(b"!"), 3))
+    last = next(fs.contents(tree)).chunks[-1].body
+    assert isinstance(last, Change)
+    assert last.over(b"123456789") == b"123456789!", "what is appended to a sealed chunk needs no reading"
+
+
+def test_contents_are_those_of_every_file_and_the_database() -> None:
+    tree = after(
+        MakeDirectory(("a", "b"), 0o755, 1),
+        WriteFile(("a", "b", "f"), Content.of(b"f"), 0o644, 1),
+        WriteFile(("g",), sealed(9), 0o644, 1),
+        WriteDatabase(2, ((0, b"db"),)),
+    )
+    assert sorted(map(repr, fs.contents(tree))) == sorted(map(repr, [Content.of(b"f"), sealed(9), Content.of(b"db")]))
+    assert list(fs.contents(EMPTY_TREE)) == []
+
+
 def test_operations_move_the_tree_on() -> None:
     tree = after(
         MakeDirectory(("a", "b", "c"), 0o700, 1),
-        WriteFile(("a", "b", "f"), b"one", 0o600, 2),
-        AppendFile(("a", "b", "f"), b" two", 3),
-        WriteFile(("a", "b", "f"), b"three", 0o777, 4),
+        WriteFile(("a", "b", "f"), Content.of(b"one"), 0o600, 2),
+        AppendFile(("a", "b", "f"), Content.of(b" two"), 3),
+        WriteFile(("a", "b", "f"), Content.of(b"three"), 0o777, 4),
         Rename(("a", "b", "f"), ("a", "g"), 5),
         Remove(("a", "b", "c"), 6),
         WriteDatabase(6, ((0, b"header"),)),
@@ -138,8 +190,8 @@ def test_operations_move_the_tree_on() -> None:
 
 
 def test_what_does_not_change_is_shared() -> None:
-    tree = after(MakeDirectory(("a", "b"), 0o755, 1), WriteFile(("c",), b"x" * 200_000, 0o644, 1))
-    later = fs.apply(tree, WriteFile(("a", "b", "f"), b"y", 0o644, 2))
+    tree = after(MakeDirectory(("a", "b"), 0o755, 1), WriteFile(("c",), Content.of(b"x" * 200_000), 0o644, 1))
+    later = fs.apply(tree, WriteFile(("a", "b", "f"), Content.of(b"y"), 0o644, 2))
     assert later.root.entries["c"] is tree.root.entries["c"]
     moved = fs.apply(later, Rename(("a",), ("z",), 3))
     assert moved.root.entries["z"] is later.root.entries["a"], "renaming a directory costs nothing below it"
@@ -156,8 +208,8 @@ def test_the_deepest_tree() -> None:
     assert existing(tree, (*DEEP, "f")) == 2047
     for path in (DEEP[:1], DEEP[:1000], DEEP):
         assert fs.stat(tree, path).is_directory
-    tree = fs.apply(tree, WriteFile((*DEEP, "f"), b"bottom", 0o644, 2))
-    tree = fs.apply(tree, AppendFile((*DEEP, "f"), b"!", 3))
+    tree = fs.apply(tree, WriteFile((*DEEP, "f"), Content.of(b"bottom"), 0o644, 2))
+    tree = fs.apply(tree, AppendFile((*DEEP, "f"), Content.of(b"!"), 3))
     assert fs.find(tree, (*DEEP, "f")) == File(Content.of(b"bottom!"), 0o644, 3, 2)
     assert longest_below(tree.root) == 4096
     assert fs.list_directory(tree, DEEP)[0][0] == "f"
@@ -182,7 +234,7 @@ def test_many_trees_of_the_deepest_kind_take_little() -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        other = fs.apply(tree, WriteFile(("f",), b"x", 0o644, 2))
+        other = fs.apply(tree, WriteFile(("f",), Content.of(b"x"), 0o644, 2))
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -194,9 +246,9 @@ def test_a_path_of_missing_directories_is_one_operation() -> None:
     # One for each level would be 2,047 operations with 4 MiB of paths, and as many rebuilt parents for each of them.
     (made,) = fs.make_directory(EMPTY_TREE, DEEP, recursive=True, mode=0o700, time_ms=1)
     assert made == MakeDirectory(DEEP, 0o700, 1)
-    assert payload_bytes(made) < 4200
+    assert payload_bytes(made) < 4200 + 8 * len(DEEP)
     written = fs.write_file(EMPTY_TREE, (*DEEP, "f"), b"x", mode=0o600, time_ms=1)
-    assert written == [MakeDirectory(DEEP, 0o755, 1), WriteFile((*DEEP, "f"), b"x", 0o600, 1)]
+    assert written == [MakeDirectory(DEEP, 0o755, 1), WriteFile((*DEEP, "f"), Content.of(b"x"), 0o600, 1)]
 
 
 @pytest.mark.parametrize("path", [("n",), ("f", "x"), ("d", "n", "x")])
