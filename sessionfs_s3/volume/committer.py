@@ -94,7 +94,7 @@ class Committer:
         """Give the tree up, which is stored, unless something is under way; return whether it is given up."""
         if self.asleep or self.error is not None:
             return True
-        if not self.idle or not self._snapshots.idle:
+        if not self.idle or not self._snapshots.rest():
             return False
         self.asleep = True
         self.state = State(head=self.state.head)

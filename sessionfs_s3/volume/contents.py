@@ -20,6 +20,9 @@ _SPAN_BYTES_MAX: Final = 1024 * 1024
 """Largest ranged GET. Several of 1 MiB side by side bring the first bytes sooner than one of the 8 to 16 MB that
 Amazon's guidelines name for a single connection, and bound what is in memory."""
 
+_SPAN_CHUNKS_MAX: Final = 64
+"""Most chunks of one ranged GET, 4 MiB: what they take once decompressed is bounded, however small they are stored."""
+
 _GAP_BYTES_MAX: Final = 64 * 1024
 """Unwanted bytes that are read along rather than paying for another request: about what a connection carries in the
 time that a GET waits for its first byte."""
@@ -141,7 +144,8 @@ def _spans(missing: Iterable[_Wanted]) -> list[_Span]:
         end = place.offset + place.length
         last = spans[-1] if spans else None
         near = last is not None and last.blob == place.blob and place.offset - last.stop <= _GAP_BYTES_MAX
-        if last is not None and near and end - last.start <= _SPAN_BYTES_MAX:
+        fits = last is not None and end - last.start <= _SPAN_BYTES_MAX and len(last.wanted) < _SPAN_CHUNKS_MAX
+        if last is not None and near and fits:
             last.stop = max(last.stop, end)
             last.wanted.append(each)
         else:

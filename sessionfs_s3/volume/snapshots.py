@@ -45,10 +45,12 @@ class SnapshotWriter:
         self._task: asyncio.Task[News | None] | None = None
         self._attempted = 0
 
-    @property
-    def idle(self) -> bool:
-        """Whether no snapshot is being written."""
-        return self._task is None or self._task.done()
+    def rest(self) -> bool:
+        """Forget the states that snapshots were written of; return False, and do not, while one is being written."""
+        if self._task is not None and not self._task.done():
+            return False
+        self._task = None
+        return True
 
     def consider(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> State:
         """Start a snapshot of the committed *state* if it is due; return *state*, knowing of one that was written.

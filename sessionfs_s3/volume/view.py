@@ -23,7 +23,7 @@ class View:
     def __init__(self, committer: Committer | None, state: State, log: LogReader, contents: ContentReader) -> None:
         """Show the tree of *committer*, or *state* where there is none; read *log* and *contents* when need be."""
         self._committer = committer
-        self._state = state
+        self._state = state if committer is None else State()
         self._log = log
         self._contents = contents
         self._asleep = False
