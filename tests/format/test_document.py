@@ -87,7 +87,9 @@ def test_the_limits_are_those_of_the_codec() -> None:
     stated = {cells[0]: int(re.sub(r"\D.*", "", cells[1].replace(",", ""))) for cells in rows(section("Limits"))}
     assert stated == {
         "payload, decompressed": limits.PAYLOAD_BYTES_MAX,
-        "operations, names in their paths, extents, blobs and sealed chunks of one commit, together": limits.RECORDS_MAX,
+        "operations, names in their paths, extents, blobs and sealed chunks of one commit, together": (
+            limits.RECORDS_MAX
+        ),
         "nodes, blobs, claims and sealed chunks of one snapshot, together": limits.RECORDS_MAX,
         "chunk": CHUNK_BYTES,
         "path": PATH_BYTES_MAX,
