@@ -7,8 +7,7 @@ makes those tests fail under SESSIONFS_REQUIRE_SERVERS=1 until one succeeds.
 import sys
 import time
 
-from sessionfs_s3.testing.fetched import MINIO_VERSION, build_minio
-from sessionfs_s3.testing.server_process import ServerNotHere, ServerUnavailable
+from sessionfs_s3.testing.fetched import MINIO_VERSION, ServerNotHere, ServerUnavailable, build_minio
 
 started_s = time.monotonic()
 print(f"MinIO {MINIO_VERSION}: building it, unless it is there; a first build takes some minutes", flush=True)

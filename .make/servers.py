@@ -3,11 +3,12 @@
 Where one cannot be had, this only says so: its tests skip, or fail under SESSIONFS_REQUIRE_SERVERS=1.
 """
 
-from sessionfs_s3.testing.fetched import npm_package
-from sessionfs_s3.testing.server_process import ServerUnavailable
+from sessionfs_s3.testing.cloud_servers import AZURITE
+from sessionfs_s3.testing.fetched import ServerUnavailable, npm_program
 from sessionfs_s3.testing.unfit_servers import S3RVER
 
-try:
-    print(f"s3rver: {npm_package(*S3RVER)}", flush=True)
-except ServerUnavailable as error:
-    print(f"no s3rver: {error}", flush=True)
+for package in (S3RVER, AZURITE):
+    try:
+        print(f"{package[0]}: {npm_program(*package)[-1]}", flush=True)
+    except ServerUnavailable as error:
+        print(f"no {package[0]}: {error}", flush=True)

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -27,6 +28,20 @@ from sessionfs_s3.testing.unfit_servers import localbucket_server, rclone_server
 BUCKET = "sessions"
 
 _numbers = itertools.count()
+
+_T = TypeVar("_T")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make the groups hold: pytest-xdist 3.8 writes them where pytest 9.2 does not look (issue 1386 of pytest-xdist).
+
+    Each worker would start every server, and none of them would be asked by one test after the other.
+    """
+    for item in items:
+        grouped = vars(item).get("_nodeid")
+        if grouped is not None and grouped != item.nodeid:
+            item._id = type(item._id).parse(grouped)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +111,15 @@ def enter(no_aws_settings: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[S
 
 @contextlib.contextmanager
 def running(starting: contextlib.AbstractContextManager[S3Server]) -> Iterator[S3Server]:
-    """Enter *starting*, and make the bucket; skip, or fail under SESSIONFS_REQUIRE_SERVERS=1, where it does not start.
+    """Enter *starting*, as :func:`available` does, and make the bucket."""
+    with available(starting) as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+@contextlib.contextmanager
+def available(starting: contextlib.AbstractContextManager[_T]) -> Iterator[_T]:
+    """Enter *starting*; skip, or fail under SESSIONFS_REQUIRE_SERVERS=1, where the server does not start.
 
     A server that this machine has no means of bringing here is skipped in any case, with the reason.
     """
@@ -109,5 +132,4 @@ def running(starting: contextlib.AbstractContextManager[S3Server]) -> Iterator[S
             if os.environ.get("SESSIONFS_REQUIRE_SERVERS") == "1":
                 pytest.fail(str(error))
             pytest.skip(str(error))
-        server.create_bucket(BUCKET)
         yield server

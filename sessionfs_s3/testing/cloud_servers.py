@@ -1,7 +1,7 @@
 """Emulators of other clouds' stores on loopback, for tests: Azurite, which Microsoft maintains for Azure Blob.
 
-``with azurite_server() as server:`` starts one and ends it. It comes from npm, pinned, into the cache directory
-(``SESSIONFS_CACHE_DIR``, else ``.cache``), where the first call installs it (about 360 MB, half a minute).
+``with azurite_server() as server:`` starts one and ends it, as :mod:`sessionfs_s3.testing.servers` does. It comes from
+npm, pinned, into the cache directory, where the first call installs it: 194 MB, which took 20 s.
 
 What it gets wrong, or different: it does not know ``startFrom``, so obstore filters its listings itself, from the
 beginning; it answers a failed ``If-None-Match: *`` with 409 ``BlobAlreadyExists``, as Azure does. One process decides
@@ -12,37 +12,26 @@ speak its JSON interface; of the XML one, which obstore uses, they know neither 
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import hmac
 import http.client
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Final
 
-from sessionfs_s3.testing.guard import OUTPUT_NAME, STOP_GRACE_S
-from sessionfs_s3.testing.servers import START_ATTEMPTS_MAX, START_DEADLINE_S, ServerUnavailable
+from sessionfs_s3.testing.fetched import ServerUnavailable, npm_program
+from sessionfs_s3.testing.server_process import Command, free_ports, running
 
-AZURITE_VERSION: Final = "3.37.0"
+AZURITE: Final = ("azurite", "3.36.0", "dist/src/blob/main.js")
+"""The npm package, its version and the program in it: 194 MB; 3.37.0 brings 365 MB, most of it for telemetry."""
+
 ACCOUNT: Final = "sessionfs"
 ACCOUNT_KEY: Final = base64.b64encode(b"of servers that live for one test run, on loopback").decode()
-INSTALL_DEADLINE_S: Final = 480.0
 
 _API_VERSION: Final = "2023-11-03"
-_GUARD: Final = "sessionfs_s3.testing.guard"
-_ROOT: Final = str(Path(__file__).parent.parent.parent)
-_LOG_TAIL_BYTES: Final = 4_000
-_PARTIAL: Final = "installing-"
 
 
 @dataclass(frozen=True)
@@ -91,131 +80,19 @@ class AzureServer:
 
 @contextmanager
 def azurite_server() -> Generator[AzureServer]:
-    """Run Azurite's blob service, in memory.
+    """Run Azurite's blob service, in memory, which is installed from npm where it is missing.
 
     Raises:
-        ServerUnavailable: it is not installed and npm cannot install it, or it did not start.
+        ServerUnavailable: Node.js or npm is missing, or it did not start.
     """
-    program = install_azurite(Path(os.environ.get("SESSIONFS_CACHE_DIR") or ".cache").absolute())
-    complaint = ""
-    for _ in range(START_ATTEMPTS_MAX):
-        port = _free_port()
-        directory = Path(tempfile.mkdtemp(prefix="sessionfs-azurite-"))
-        with _guarded(program, port, directory) as (guard, pid):
-            complaint = _wait_until_ready(guard, port)
-            if not complaint:
-                yield AzureServer(port, pid)
-                return
-            log = directory / OUTPUT_NAME
-            complaint += f"; the end of its log:\n{log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors='replace')}"
-    raise ServerUnavailable(f"Azurite {complaint}")
+    program = npm_program(*AZURITE)
 
+    def command(_directory: Path) -> Command:
+        (port,) = free_ports(1)
+        arguments = [*program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence"]
+        arguments += ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+        return Command(arguments, {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{ACCOUNT_KEY}"}, port)
 
-def install_azurite(cache: Path) -> Path:
-    """Return Azurite's program under *cache*, installing the npm package first where it is missing.
-
-    Raises:
-        ServerUnavailable: node or npm is missing, or npm fails or takes longer than eight minutes.
-    """
-    home = cache / "azurite" / AZURITE_VERSION
-    program = home / "node_modules/azurite/dist/src/blob/main.js"
-    if program.is_file():
-        return program
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "azurite.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # The kernel drops it with the process, however that ends.
-        if not program.is_file():
-            _npm_install(home)
-    if not program.is_file():
-        raise ServerUnavailable(f"npm installed azurite@{AZURITE_VERSION}, but it lacks {program.relative_to(home)}")
-    return program
-
-
-def _npm_install(home: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        raise ServerUnavailable("Azurite comes from npm: node and npm are not on PATH")
-    home.parent.mkdir(parents=True, exist_ok=True)
-    # Installed beside its place and renamed into it: a run that is killed leaves nothing that looks complete.
-    for abandoned in home.parent.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home.parent))
-    command = [npm, "install", "--prefix", str(partial), "--no-save", "--omit=dev", "--no-audit", "--no-fund"]
-    command += ["--no-package-lock", "--ignore-scripts", "--loglevel=error", f"azurite@{AZURITE_VERSION}"]
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=partial,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_DEADLINE_S,
-        )
-        if done.returncode != 0:
-            complaint = (done.stderr or done.stdout)[-1000:]
-            raise ServerUnavailable(f"npm install azurite@{AZURITE_VERSION} failed: {complaint}")
-        shutil.rmtree(home, ignore_errors=True)
-        partial.rename(home)
-    except subprocess.TimeoutExpired as error:
-        raise ServerUnavailable(
-            f"npm install azurite@{AZURITE_VERSION} took longer than {INSTALL_DEADLINE_S:.0f} s"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _guarded(program: Path, port: int, directory: Path) -> Generator[tuple[subprocess.Popen[bytes], int]]:
-    """Run Azurite under a guard, which ends it when this process dies; yield the guard and the server's id."""
-    node = shutil.which("node")
-    if node is None:
-        raise ServerUnavailable("Azurite needs node, which is not on PATH")
-    command = [node, str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence"]
-    command += ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "AZUR"))}
-    guard = subprocess.Popen(
-        [sys.executable, "-m", _GUARD, str(directory), "--", *command],
-        env={
-            **inherited,
-            "AZURITE_ACCOUNTS": f"{ACCOUNT}:{ACCOUNT_KEY}",
-            "PYTHONPATH": os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")]),
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for this process, which then ends it in peace.
-    )
-    assert guard.stdin is not None
-    assert guard.stdout is not None
-    try:
-        pid = guard.stdout.readline()
-        if not pid:
-            raise ServerUnavailable(f"Azurite's guard ended with exit status {guard.wait()}")
-        yield guard, int(pid)
-    finally:
-        guard.stdin.close()
-        guard.stdout.close()
-        try:
-            guard.wait(2 * STOP_GRACE_S)
-        except subprocess.TimeoutExpired:
-            guard.kill()
-            guard.wait()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> str:
-    """Return what is wrong, or "" when the server answers."""
-    deadline_s = time.monotonic() + START_DEADLINE_S
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            return f"ended with exit status {process.returncode} instead of starting"
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-            return ""
-        time.sleep(0.05)
-    return f"did not answer on port {port} within {START_DEADLINE_S:g} s"
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    # It has no path that says whether it is well: a request that names no account is a bad one.
+    with running("Azurite", command, "/", health_status=400) as (started, pid):
+        yield AzureServer(started.port, pid)

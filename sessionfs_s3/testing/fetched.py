@@ -17,14 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sessionfs_s3.testing.runtime import cache_directory
-from sessionfs_s3.testing.server_process import ServerNotHere, ServerUnavailable
+CACHE_VARIABLE: Final = "SESSIONFS_CACHE_DIR"
 
 MINIO_MODULE: Final = "github.com/minio/minio"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """What ``@latest`` meant on 2026-11-21: the last commit of the repository, whose releases Go's versions do not name."""
 
-NPM_DEADLINE_S: Final = 240.0
+NPM_DEADLINE_S: Final = 480.0
+"""The largest of them, 190 MB, took half a minute."""
+
 GO_ASK_DEADLINE_S: Final = 120.0
 GO_BUILD_DEADLINE_S: Final = 1500.0
 """A cold build took 3 minutes on 2 cores, of which 20 s went into fetching 1.2 GB of modules."""
@@ -34,34 +35,67 @@ _OUTPUT_CHARS_MAX: Final = 2_000
 _GO_SETTINGS: Final = {"CGO_ENABLED": "0", "GOFLAGS": "-p=2 -buildvcs=false -trimpath"}
 
 
-def npm_package(name: str, version: str) -> Path:
-    """Return the directory of the npm package *name*, installing it with what it needs where it is missing. Blocks.
+class ServerUnavailable(RuntimeError):
+    """The server's package is not installed, or it did not start; the message says which, with the end of its log."""
+
+
+class ServerNotHere(ServerUnavailable):
+    """The server cannot be had on this machine as it is: what would bring it is missing; the message says what."""
+
+
+def cache_directory() -> Path:
+    """Return where what was fetched is kept: ``SESSIONFS_CACHE_DIR``, else ``.cache`` under the current directory."""
+    return Path(os.environ.get(CACHE_VARIABLE) or ".cache").absolute()
+
+
+def npm_program(name: str, version: str, script: str) -> list[str]:
+    """Return the command that runs *script* of the npm package *name*, installing the package where it is missing.
+
+    Blocks, for half a minute or so when it installs.
 
     Raises:
-        ServerUnavailable: npm is missing, fails or takes longer than four minutes.
+        ServerUnavailable: Node.js or npm is missing, or npm fails, takes too long, or brings no such script.
     """
+    node = shutil.which("node")
+    if node is None:
+        raise ServerUnavailable(f"{name}@{version} runs on Node.js, which is not on PATH: install it, with npm")
     home = cache_directory() / "npm" / f"{name}-{version}"
-    place = home / "node_modules" / name
-    if not place.is_dir():
-        with _locked(home), _partial(home) as partial:
-            if not place.is_dir():
-                _npm_install(f"{name}@{version}", partial)
-                shutil.rmtree(home, ignore_errors=True)
-                partial.rename(home)
-    if not place.is_dir():
-        raise ServerUnavailable(f"npm installed {name}@{version}, but not into {place}")
-    return place
+    program = home / "node_modules" / name / script
+    if not program.is_file():
+        with locked(_lock_of(home)):
+            complaint = "" if program.is_file() else npm_install(f"{name}@{version}", home)
+        if complaint:
+            raise ServerUnavailable(complaint)
+        if not program.is_file():
+            raise ServerUnavailable(f"npm installed {name}@{version}, but it lacks {script}")
+    return [node, str(program)]
 
 
-def _npm_install(package: str, into: Path) -> None:
+def npm_install(package: str, home: Path) -> str:
+    """Install an npm package with what it needs into *home*, in place of what is there, whole or not at all. Blocks.
+
+    No script of a package runs. Only one process at a time may do so for one *home*: see :func:`locked`.
+
+    Args:
+        package: its name and version, ``name@version``.
+        home: becomes the directory that holds its ``node_modules``.
+
+    Returns:
+        what went wrong, or "".
+    """
     npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        raise ServerUnavailable(f"{package} comes from npm: install Node.js with npm")
-    command = [npm, "install", "--prefix", str(into), "--no-save", "--no-audit", "--no-fund", "--no-package-lock"]
-    command += ["--ignore-scripts", "--loglevel=error", package]
-    complaint = _run(command, into, {}, NPM_DEADLINE_S)
-    if complaint:
-        raise ServerUnavailable(f"npm install {package} {complaint}")
+    if npm is None:
+        return f"{package} comes from npm, which is not on PATH: install Node.js with npm"
+    with _partial(home) as partial:
+        # Programs for one platform come as optional packages: they are wanted, whatever npm's own settings say.
+        command = [npm, "install", "--prefix", str(partial), "--no-save", "--include=optional", "--omit=dev"]
+        command += ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error", package]
+        complaint = _run(command, partial, {}, NPM_DEADLINE_S)
+        if complaint:
+            return f"npm install {package} {complaint}"
+        shutil.rmtree(home, ignore_errors=True)
+        partial.rename(home)
+    return ""
 
 
 def find_minio() -> Path:
@@ -91,7 +125,7 @@ def build_minio() -> Path:
     """
     home = _minio_home()
     binary = home / "minio"
-    with _locked(home):
+    with locked(_lock_of(home)):
         if binary.is_file():
             return binary
         _failed_build(home).unlink(missing_ok=True)
@@ -175,8 +209,13 @@ def _partial(home: Path) -> Generator[Path]:
 
 
 @contextmanager
-def _locked(home: Path) -> Generator[None]:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f"{home.name}.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it with the process, however that ends
+def locked(file: Path) -> Generator[None]:
+    """Hold the lock that *file*, made where it is missing, stands for; wait for it, however long."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # The kernel drops it with the process, however that ends.
         yield
+
+
+def _lock_of(home: Path) -> Path:
+    return home.with_name(f"{home.name}.lock")

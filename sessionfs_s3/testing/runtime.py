@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from sessionfs_s3.testing.fetched import NPM_DEADLINE_S, cache_directory, locked, npm_install
 
 if TYPE_CHECKING:  # importing the SDK takes seconds, and finding the runtime needs nothing of it but a path
     from copilot import CopilotClient, SessionFsConfig
@@ -31,24 +31,17 @@ VERSION: Final = "1.0.102"
 """The newest on npm that version 1.0.27 of the SDK was tried with. The SDK itself pins a release that npm may lack."""
 
 CLI_PATH_VARIABLE: Final = "COPILOT_CLI_PATH"
-CACHE_VARIABLE: Final = "SESSIONFS_CACHE_DIR"
 DEBOUNCE_VARIABLE: Final = "COPILOT_SESSIONFS_FLUSH_DEBOUNCE_MS"
 """How long the runtime gathers events before it appends them; its default is 100. A turn's end never waits for it."""
 
-INSTALL_DEADLINE_S: Final = 480.0
+INSTALL_DEADLINE_S: Final = NPM_DEADLINE_S
 START_DEADLINE_S: Final = 60.0
-_PARTIAL: Final = "installing-"
 _OUTPUT_LINES_MAX: Final = 200
 _LISTENING: Final = re.compile(r"listening on port (\d+)")
 
 
 class RuntimeUnavailable(RuntimeError):
     """There is no Copilot runtime here, and none can be had; the message says why and what would help."""
-
-
-def cache_directory() -> Path:
-    """Return where the runtime is kept: ``SESSIONFS_CACHE_DIR``, else ``.cache`` under the current directory."""
-    return Path(os.environ.get(CACHE_VARIABLE) or ".cache").absolute()
 
 
 def find_runtime() -> Path:
@@ -79,11 +72,11 @@ def install_runtime(cache: Path) -> Path:
     found = _installed(home)
     if found is not None:
         return found
-    with _locked(cache / "runtime.lock"):
+    with locked(cache / "runtime.lock"):
+        complaint = "" if _installed(home) else npm_install(f"{PACKAGE}@{VERSION}", home)
         found = _installed(home)
-        if found is None:
-            _npm_install(home)
-            found = _installed(home)
+    if complaint:
+        raise RuntimeUnavailable(f"without {CLI_PATH_VARIABLE}, the Copilot runtime comes from npm: {complaint}")
     if found is None:
         raise RuntimeUnavailable(f"npm installed {PACKAGE}@{VERSION}, but it has no executable for this platform")
     return found
@@ -102,50 +95,6 @@ def _installed(home: Path) -> Path | None:
     # npm installs only the package of this platform: which it is need not be worked out here.
     executables = sorted(home.glob(f"node_modules/{PACKAGE}-*/copilot"))
     return executables[0] if executables else None
-
-
-def _npm_install(home: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeUnavailable(
-            f"the Copilot runtime comes from npm, which is not on PATH: install npm, or set {CLI_PATH_VARIABLE}"
-        )
-    home.parent.mkdir(parents=True, exist_ok=True)
-    # Installed beside its place and renamed into it: a run that is killed leaves nothing that looks complete. What such
-    # a run left is taken away; nobody else installs now.
-    for abandoned in home.parent.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home.parent))
-    command = [npm, "install", "--prefix", str(partial), "--no-save", "--include=optional", "--no-audit", "--no-fund"]
-    command += ["--no-package-lock", "--ignore-scripts", "--loglevel=error", f"{PACKAGE}@{VERSION}"]
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=partial,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_DEADLINE_S,
-        )
-        if done.returncode != 0:
-            raise RuntimeUnavailable(f"npm install {PACKAGE}@{VERSION} failed: {(done.stderr or done.stdout)[-1000:]}")
-        shutil.rmtree(home, ignore_errors=True)
-        partial.rename(home)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeUnavailable(
-            f"npm install {PACKAGE}@{VERSION} took longer than {INSTALL_DEADLINE_S:.0f} s"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Generator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it with the process, however that ends
-        yield
 
 
 class RuntimeProcess:

@@ -1,4 +1,4 @@
-"""One S3 server as a process on loopback: starting it on free ports, waiting for it, ending it whatever happens.
+"""One server as a process on loopback: starting it on free ports, waiting for it, ending it whatever happens.
 
 Makes a temporary directory for each, and sockets and files only in it and where the server's command says. A guard
 process (:mod:`sessionfs_s3.testing.guard`) ends the server when the process that started it dies.
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from urllib.parse import quote
 import botocore.session
 from botocore.config import Config
 
+from sessionfs_s3.testing.fetched import ServerUnavailable
 from sessionfs_s3.testing.guard import OUTPUT_NAME, STOP_GRACE_S
 
 REGION: Final = "us-east-1"
@@ -34,18 +36,10 @@ START_DEADLINE_S: Final = 60.0
 START_ATTEMPTS_MAX: Final = 3
 """A free port may be taken between looking for it and the server's start: then with other ports."""
 
-_LEFT_OUT: Final = ("AWS_", "MINIO_", "RCLONE_")
+_LEFT_OUT: Final = ("AWS_", "AZURE_", "AZURITE_", "MINIO_", "RCLONE_")
 _LOG_TAIL_BYTES: Final = 4_000
 _GUARD: Final = "sessionfs_s3.testing.guard"
 _ROOT: Final = str(Path(__file__).parent.parent.parent)
-
-
-class ServerUnavailable(RuntimeError):
-    """The server's package is not installed, or it did not start; the message says which, with the end of its log."""
-
-
-class ServerNotHere(ServerUnavailable):
-    """The server cannot be had on this machine as it is: what would bring it is missing; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Command:
 
     Attributes:
         arguments: the program and its arguments.
-        environment: variables beside those of this process, of which those for other S3 servers are left out.
+        environment: variables beside those of this process, of which those for other servers are left out.
         port: where it listens on 127.0.0.1.
         leaves: files outside its directory, removed after its end.
         access_key: what it takes for a user's name.
@@ -116,12 +110,26 @@ class Command:
 
 @contextmanager
 def started(name: str, command_in: Callable[[Path], Command], health_path: str) -> Generator[S3Server]:
-    """Run a server for as long as the block lasts.
+    """Run an S3 server for as long as the block lasts; see :func:`running`.
+
+    Raises:
+        ServerUnavailable: it did not start; the message holds the end of its log.
+    """
+    with running(name, command_in, health_path) as (command, pid):
+        yield S3Server(name, f"http://127.0.0.1:{command.port}", command.access_key, command.secret_key, pid)
+
+
+@contextmanager
+def running(
+    name: str, command_in: Callable[[Path], Command], health_path: str, health_status: int = 200
+) -> Generator[tuple[Command, int]]:
+    """Run a server for as long as the block lasts; yield the command that runs, and its process id.
 
     Args:
         name: for messages and the temporary directory's name.
         command_in: makes the command, given the directory that is its own.
-        health_path: a path of its URL that it answers with a success once it is ready.
+        health_path: a path of its URL.
+        health_status: the HTTP status with which it answers a GET of that path once it is ready.
 
     Raises:
         ServerUnavailable: it did not start; the message holds the end of its log.
@@ -129,12 +137,10 @@ def started(name: str, command_in: Callable[[Path], Command], health_path: str) 
     complaint = ""
     for _ in range(START_ATTEMPTS_MAX):
         directory = Path(tempfile.mkdtemp(prefix=f"sessionfs-{name.lower()}-"))
-        command = command_in(directory)
-        endpoint_url = f"http://127.0.0.1:{command.port}"
-        with _guarded(command, directory) as (guard, pid):
-            complaint = _wait_until_ready(guard, endpoint_url + health_path)
+        with _removed(directory), _guarded(command := command_in(directory), directory) as (guard, pid):
+            complaint = _wait_until_ready(guard, f"http://127.0.0.1:{command.port}{health_path}", health_status)
             if not complaint:
-                yield S3Server(name, endpoint_url, command.access_key, command.secret_key, pid)
+                yield command, pid
                 return
             complaint += f"; the end of its log:\n{_tail(directory / OUTPUT_NAME)}"
     raise ServerUnavailable(f"{name} {complaint}")
@@ -143,7 +149,7 @@ def started(name: str, command_in: Callable[[Path], Command], health_path: str) 
 @contextmanager
 def _guarded(command: Command, directory: Path) -> Generator[tuple[subprocess.Popen[bytes], int]]:
     """Run the command under a guard, which ends it when this process dies; yield the guard and the command's id."""
-    # Nothing of this machine's own settings for S3 reaches a server.
+    # Nothing of this machine's own settings for stores reaches a server.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
     leaves = [str(path) for path in command.leaves]
     guard = subprocess.Popen(
@@ -172,20 +178,38 @@ def _guarded(command: Command, directory: Path) -> Generator[tuple[subprocess.Po
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()
+
+
+@contextmanager
+def _removed(directory: Path) -> Generator[None]:
+    try:
+        yield
+    finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, status: int) -> str:
     """Return what is wrong, or "" when the server answers."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline_s = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             return f"ended with exit status {process.returncode} instead of starting"
-        with suppress(OSError), direct.open(url, timeout=5):
+        if _status(direct, url) == status:
             return ""
         time.sleep(0.05)
-    return f"did not answer at {url} within {START_DEADLINE_S:g} s"
+    return f"did not answer {status} at {url} within {START_DEADLINE_S:g} s"
+
+
+def _status(direct: urllib.request.OpenerDirector, url: str) -> int | None:
+    try:
+        with direct.open(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None
 
 
 def _tail(log: Path) -> str:

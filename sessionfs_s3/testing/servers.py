@@ -22,14 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sessionfs_s3.testing.fetched import find_minio
+from sessionfs_s3.testing.fetched import ServerNotHere, ServerUnavailable, find_minio
 from sessionfs_s3.testing.server_process import (
     ACCESS_KEY,
     SECRET_KEY,
     Command,
     S3Server,
-    ServerNotHere,
-    ServerUnavailable,
     free_ports,
     started,
 )

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sessionfs_s3.testing.fetched import npm_package
-from sessionfs_s3.testing.server_process import Command, S3Server, ServerUnavailable, free_ports, started
+from sessionfs_s3.testing.fetched import ServerUnavailable, npm_program
+from sessionfs_s3.testing.server_process import Command, S3Server, free_ports, started
 
-S3RVER: Final = ("s3rver", "3.7.1")
-"""The npm package and its version."""
+S3RVER: Final = ("s3rver", "3.7.1", "bin/s3rver.js")
+"""The npm package, its version and the program in it."""
 
 _S3RVER_KEY: Final = "S3RVER"
 """The only user it knows, and that user's secret."""
@@ -35,11 +35,11 @@ def s3rver_server() -> Generator[S3Server]:
     Raises:
         ServerUnavailable: npm or Node.js is missing, or it did not start.
     """
-    program = npm_package(*S3RVER) / "bin" / "s3rver.js"
+    program = npm_program(*S3RVER)
 
     def command(directory: Path) -> Command:
         (port,) = free_ports(1)
-        arguments = ["node", str(program), "-d", str(directory / "data"), "-a", "127.0.0.1", "-p", str(port)]
+        arguments = [*program, "-d", str(directory / "data"), "-a", "127.0.0.1", "-p", str(port)]
         arguments += ["--no-vhost-buckets", "--silent"]
         return Command(arguments, {}, port, access_key=_S3RVER_KEY, secret_key=_S3RVER_KEY)
 

@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.testing.fetched import MINIO_VERSION, build_minio, find_minio, npm_package
-from sessionfs_s3.testing.server_process import ServerNotHere, ServerUnavailable
+from sessionfs_s3.testing.fetched import (
+    MINIO_VERSION,
+    ServerNotHere,
+    ServerUnavailable,
+    build_minio,
+    find_minio,
+    npm_program,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 
 Install = Callable[[str, str], Path]
+
+THING = ("thing", "1.2.3", "bin/thing.js")
 
 
 @pytest.fixture(autouse=True)
@@ -78,26 +86,35 @@ def test_a_build_that_fails_is_remembered_until_one_succeeds(install: Install, s
     assert build_minio() == find_minio()
 
 
-def test_a_package_is_installed_once_and_whole(install: Install, cache: Path) -> None:
+def test_a_package_is_installed_once_and_whole(install: Install, cache: Path, tmp_path: Path) -> None:
     install("node", "")
     npm = """
         while [ "$1" != --prefix ]; do shift; done
-        mkdir -p "$2/node_modules/thing"
+        mkdir -p "$2/node_modules/thing/bin"
     """
-    calls = install("npm", f"{textwrap.dedent(npm)}\necho no space left >&2; exit 1")
+    npm = textwrap.dedent(npm)
+    calls = install("npm", f"{npm}\ntouch $2/node_modules/thing/bin/thing.js\necho no space left >&2; exit 1")
     with pytest.raises(ServerUnavailable, match=r"(?s)npm install thing@1\.2\.3 failed with status 1.*no space left"):
-        npm_package("thing", "1.2.3")
+        npm_program(*THING)
     assert [path.name for path in (cache / "npm").iterdir()] == ["thing-1.2.3.lock"]
     install("npm", npm)
-    place = npm_package("thing", "1.2.3")
-    assert place.is_dir()
-    assert npm_package("thing", "1.2.3") == place
-    assert len(calls.read_text().splitlines()) == 2
+    with pytest.raises(ServerUnavailable, match=r"npm installed thing@1\.2\.3, but it lacks bin/thing\.js"):
+        npm_program(*THING)
+    install("npm", f"{npm}\ntouch $2/node_modules/thing/bin/thing.js")
+    node, script = npm_program(*THING)
+    assert node == str(tmp_path / "bin" / "node")
+    assert Path(script).is_file()
+    assert npm_program(*THING) == [node, script]
+    assert len(calls.read_text().splitlines()) == 3
+    assert all("--ignore-scripts" in call for call in calls.read_text().splitlines())
 
 
-def test_without_npm_a_package_is_not_there(install: Install) -> None:
-    with pytest.raises(ServerUnavailable, match=r"thing@1 comes from npm: install Node\.js") as caught:
-        npm_package("thing", "1")
+def test_without_node_or_npm_a_package_is_not_there(install: Install) -> None:
+    with pytest.raises(ServerUnavailable, match=r"thing@1\.2\.3 runs on Node\.js, which is not on PATH"):
+        npm_program(*THING)
+    install("node", "")
+    with pytest.raises(ServerUnavailable, match=r"thing@1\.2\.3 comes from npm, which is not on PATH") as caught:
+        npm_program(*THING)
     assert not isinstance(caught.value, ServerNotHere)
 
 

