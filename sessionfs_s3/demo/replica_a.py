@@ -21,7 +21,6 @@ from sessionfs_s3 import SessionFs, Volume
 from sessionfs_s3.demo.narrator import Requests
 from sessionfs_s3.demo.script import GHOST_LINE, GHOST_PATH
 from sessionfs_s3.errors import SessionFsError
-from sessionfs_s3.store import RequestCounts
 from sessionfs_s3.testing.model import provider_at
 from sessionfs_s3.testing.replica import Replica, Served, ask, start_replica
 
@@ -79,7 +78,7 @@ class ReplicaA:
         """Answer for *replica*."""
         self._start = start
         self._replica = replica
-        self._counts = RequestCounts()
+        self._counts = replica.fs.requests.snapshot()
         self._session: CopilotSession | None = None
         self._second: Volume | None = None
         self._closing = AsyncExitStack()
@@ -158,6 +157,7 @@ async def main() -> None:
         SessionFs.open(start.store, tenant=start.tenant) as fs,
         start_replica(start.executable, fs, provider_at(start.model_url), on_served=_send_served) as replica,
     ):
+        await fs.probe()
         send(Report(did="start", pid=replica.runtime.pid))
         await ReplicaA(start, replica).serve(lines)
 

@@ -108,6 +108,8 @@ class _Story:
             start_replica(self.executable, fs, self.model.provider) as b,
         ):
             costs = _Costs(self.narrator, fs)
+            await fs.probe()
+            costs.step("probe the store")
             check(not list((b.runtime.home / "copilot").glob("session-state/*")), "runtime B's home is empty")
             session = await b.resume(self.session_id)
             costs.step("resume")

@@ -33,7 +33,6 @@ from sessionfs_s3.store.protocol import IF_ABSENT, Entry, Fetched, IfMatches, St
 
 FOLDER: Final = "probe"
 RACERS: Final = 8
-TRIES_MAX: Final = 4
 DEADLINE_S: Final = 30.0
 """How long a probe may take with all its tries: as long as a verb of the engine may (``volume.retry.Patience``)."""
 
@@ -66,9 +65,9 @@ async def probe(
        a LIST, which has to show the object with its size;
     3. DELETE; before it, with *replace*, two conditional replaces at once, of which exactly one may succeed.
 
-    A request that is not answered says nothing: the probe is tried again, on another object, four times in all with
-    full jitter between. So is one whose every create met a 409. What a probe that is cancelled, or gets no answer,
-    leaves behind is one object of 100 bytes, which nothing reads.
+    A request that is not answered says nothing: the probe is tried again, on another object, with full jitter between,
+    until the deadline. So is one whose every create met a 409. A probe that is cancelled, or gets no answer, leaves one
+    object of 100 bytes behind, which nothing reads.
 
     Args:
         store: the store, open; it is not closed.
@@ -88,9 +87,9 @@ async def probe(
     tries = 0
     try:
         async with asyncio.timeout(deadline_s):
-            while tries < TRIES_MAX:
+            while True:
                 if tries:
-                    bound_s = min(_BACKOFF_S_MAX, _BACKOFF_S_MIN * 2.0 ** (tries - 1))
+                    bound_s = min(_BACKOFF_S_MAX, _BACKOFF_S_MIN * 2.0 ** min(tries - 1, 16))
                     await asyncio.sleep(bound_s * random.random())  # noqa: S311  # jitter keeps no secret
                 tries += 1
                 findings = await _Trial(store, f"{folder}/{secrets.token_hex(16)}", racers).run(replace=replace)
@@ -101,8 +100,8 @@ async def probe(
                     return
                 last = findings.unknown[0]
     except TimeoutError:
-        last = f"{last} (in {deadline_s:g} s)"
-    raise Unavailable(f"{store.url}: whether this store can carry sessions is not known after {tries} tries: {last}")
+        told = f"no answer in {deadline_s:g} s and {tries} tries"
+        raise Unavailable(f"finding out whether {store.url} can carry sessions: {told}: {last}") from None
 
 
 @dataclass(slots=True)
@@ -260,7 +259,9 @@ _fit: set[_Asked] = set()
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Asked, asyncio.Task[None]]] = WeakKeyDictionary()
 
 
-async def probe_once(store: Store, *, replace: bool = False, folder: str = FOLDER) -> None:
+async def probe_once(
+    store: Store, *, replace: bool = False, folder: str = FOLDER, deadline_s: float = DEADLINE_S
+) -> None:
     """Probe *store*, unless a store of the same URL has passed in this process; arguments as of :func:`probe`.
 
     Those who ask at the same time, in one event loop, share one probe and its answer. Only a store that passed is
@@ -276,7 +277,9 @@ async def probe_once(store: Store, *, replace: bool = False, folder: str = FOLDE
     while asked not in _fit:
         others = running.get(asked)
         if others is None:
-            mine = running[asked] = asyncio.ensure_future(probe(store, replace=replace, folder=folder))
+            mine = running[asked] = asyncio.ensure_future(
+                probe(store, replace=replace, folder=folder, deadline_s=deadline_s)
+            )
             try:
                 await mine  # Cancelled with whoever started it, who may close the store next.
             finally:

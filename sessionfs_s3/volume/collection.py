@@ -1,6 +1,6 @@
 """Collection: removing what no retained state needs any more, without ever making a late writer's commit succeed.
 
-:func:`plan` decides, from what is listed; ``docs/decisions/0004-collection.md`` says why each rule is there. Ages are
+:func:`plan` decides, from what is listed; ``docs/decisions/0005-collection.md`` says why each rule is there. Ages are
 by the store's own timestamps, against the newest that a listing shows: no clock of ours takes part.
 """
 

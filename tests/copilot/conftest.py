@@ -19,5 +19,5 @@ def url() -> str:
 
 @pytest.fixture
 async def fs(url: str) -> AsyncIterator[SessionFs]:
-    async with SessionFs.open(url, tenant="acme", linger_s=60) as opened:
+    async with SessionFs.open(url, tenant="acme", linger_s=60, probe=False) as opened:
         yield opened

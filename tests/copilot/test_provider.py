@@ -177,7 +177,7 @@ async def test_nothing_waits_before_birth_and_everything_after(fs: SessionFs, ur
 
 
 async def test_strict_durability_waits_for_everything(url: str) -> None:
-    async with SessionFs.open(url, tenant="acme", durability="strict") as fs:
+    async with SessionFs.open(url, tenant="acme", durability="strict", probe=False) as fs:
         provider = fs.provider("task-7")
         await provider.mkdir("/session-state/files", True, 0o700)
         await provider.write_file("/a.tmp.9c67dd84-9401-425c-a404-3d809305325d", "x")
@@ -188,7 +188,7 @@ async def test_strict_durability_waits_for_everything(url: str) -> None:
 async def test_a_session_that_was_resumed_is_born(fs: SessionFs, url: str) -> None:
     first = fs.provider("task-7")
     await first.append_file(EVENTS, "1\n")
-    async with SessionFs.open(url, tenant="acme", linger_s=60) as other:
+    async with SessionFs.open(url, tenant="acme", linger_s=60, probe=False) as other:
         second = other.provider("task-7")
         await second.write_file("/workspace/a", "x")
         assert counts(other.requests) == {"LIST": 1, "GET": 1, "PUT": 2}

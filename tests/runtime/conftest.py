@@ -79,6 +79,7 @@ async def start(executable: Path, model: ScriptedModel, url: str) -> AsyncIterat
         ) -> Replica:
             if fs is None:
                 fs = await stack.enter_async_context(SessionFs.open(url, tenant="acme"))
+                await fs.probe()
             replica = start_replica(executable, fs, model.provider, debounce_ms=debounce_ms)
             return await stack.enter_async_context(replica)
 

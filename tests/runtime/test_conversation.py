@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sessionfs_s3 import InvalidInput, SessionFs
-from sessionfs_s3.store import Verb
 from sessionfs_s3.testing.model import Call, Calls, Say, ScriptedModel
 from sessionfs_s3.testing.replica import ask, said
 
@@ -115,6 +114,7 @@ async def test_a_file_outside_the_working_directory_is_the_sessions_own(
 
 async def test_a_bad_session_id_is_refused_before_anything_is_written(start: Start) -> None:
     replica = await start()
+    before = replica.fs.requests.snapshot()
     for session_id, refusal, words in (
         ("..", InvalidInput, "session"),
         ("s\0", InvalidInput, "session"),
@@ -124,4 +124,4 @@ async def test_a_bad_session_id_is_refused_before_anything_is_written(start: Sta
         with pytest.raises(refusal, match=words):
             await replica.create(session_id)
     assert replica.served == []
-    assert replica.fs.requests.snapshot().requests(Verb.PUT) == 0
+    assert (replica.fs.requests.snapshot() - before).requests(Verb.PUT) == 0

@@ -47,7 +47,7 @@ async def test_the_demo_is_ok(executable: Path, tmp_path: Path, store: str) -> N
     assert sum(line.startswith("demo: ") for line in lines) == 1
     assert any(line.endswith("ok: both of the ghost's writes raise Fenced") for line in lines)
     table = lines[lines.index("Requests to the store:") + 1 :]
-    assert table[0].split() == ["step", "LIST", "GET", "PUT", "bytes", "up", "bytes", "down"]
+    assert table[0].split() == ["step", "LIST", "GET", "PUT", "DELETE", "bytes", "up", "bytes", "down"]
     assert not _left(temporary, lines)
     if store != "moto":
         assert len(list((kept / "tenants" / "demo" / "sessions").iterdir())) == 1, "the user's own store is kept"

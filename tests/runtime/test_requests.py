@@ -96,7 +96,7 @@ class Meter:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._counts = RequestCounts()
+        self._counts = replica.fs.requests.snapshot()
         self._served = 0
 
     async def cost(self) -> RequestCounts:

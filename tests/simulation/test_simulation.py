@@ -8,12 +8,12 @@ import os
 import pytest
 
 from sessionfs_s3.testing.simulation import SimulationFailed, simulate
-from tests.simulation.mutants import MUTANTS, Break
+from tests.simulation.mutants import FIRST_SEEDS, MUTANTS, Break
 
-SEEDS = int(os.environ.get("SESSIONFS_SIM_SEEDS", "400"))
+SEEDS = int(os.environ.get("SESSIONFS_SIM_SEEDS", "2000"))
 FIRST = int(os.environ.get("SESSIONFS_SIM_FIRST", "0"))
-SHARES = 4
-SEEDS_FOR_A_MUTANT = 200
+SHARES = 6
+SEEDS_FOR_A_MUTANT = 1500
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_everything_holds(share: int) -> None:
     reports = [simulate(seed) for seed in range(FIRST + share, FIRST + SEEDS, SHARES)]
     totals = {
         name: sum(getattr(report, name) for report in reports)
-        for name in ("commits", "acknowledged", "fenced", "deaths")
+        for name in ("commits", "acknowledged", "fenced", "deaths", "suspensions", "blobs", "collected")
     }
     print(f"{len(reports)} seeds: {totals}")
     if len(reports) >= 100:
@@ -44,10 +44,11 @@ def test_the_same_seed_is_the_same_run() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_broken_engine_is_caught(mutant: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
-    for seed in range(SEEDS_FOR_A_MUTANT):
+    first = FIRST_SEEDS.get(mutant.__name__, 0)
+    for seed in range(first, first + SEEDS_FOR_A_MUTANT):
         try:
             simulate(seed)
         except SimulationFailed as failure:
             print(str(failure).splitlines()[0])
             return
-    pytest.fail(f"{mutant.__name__} survives {SEEDS_FOR_A_MUTANT} seeds: {mutant.__doc__}")
+    pytest.fail(f"{mutant.__name__} survives {SEEDS_FOR_A_MUTANT} seeds from {first} on: {mutant.__doc__}")

@@ -358,10 +358,10 @@ async def test_what_says_nothing_is_asked_again(script: list[tuple[type[Conflict
 async def test_a_store_without_answers_is_unavailable_not_refused(
     answer: tuple[type[Conflict], bool], told: str
 ) -> None:
-    store = Scripted(*[answer] * 100)
-    with pytest.raises(Unavailable, match=rf"memory://: whether .* is not known after 4 tries: .*{told}"):
-        await probe(store)
-    assert len(store.keys) == 4
+    store = Scripted(*[answer] * 10_000)
+    with pytest.raises(Unavailable, match=rf"whether memory:// can .*: no answer in 0\.3 s and .* tries: .*{told}"):
+        await probe(store, deadline_s=0.3)
+    assert len(store.keys) > 1
 
 
 class Stalls(MemoryStore):
@@ -371,7 +371,7 @@ class Stalls(MemoryStore):
 
 
 async def test_a_store_that_stalls_is_unavailable() -> None:
-    with pytest.raises(Unavailable, match=r"after 1 tries: no answer \(in 0\.05 s\)"):
+    with pytest.raises(Unavailable, match=r"no answer in 0\.05 s and 1 tries"):
         await probe(Stalls(), deadline_s=0.05)
 
 
