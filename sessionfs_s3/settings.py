@@ -26,6 +26,8 @@ from sessionfs_s3.volume.retry import Patience
 
 CONFIG_VARIABLE = "SESSIONFS_CONFIG"
 
+_TEN_YEARS_S = 315_360_000
+
 _IF_IDLE = re.compile(r"if-idle:([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 
 
@@ -98,11 +100,13 @@ class Settings(BaseSettings):
     retention_s: float = Field(
         default=0.0,
         ge=0,
+        le=_TEN_YEARS_S,
         description="How far back states of a session stay readable; 0: what the last two snapshots need.",
     )
     idle_s: float | None = Field(
         default=300.0,
         gt=0,
+        le=_TEN_YEARS_S,
         description="After how long without a call an open session gives its memory back.",
     )
     cache_bytes: int = Field(

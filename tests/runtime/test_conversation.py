@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sessionfs_s3 import InvalidInput, SessionFs
+from sessionfs_s3.store import Verb
 from sessionfs_s3.testing.model import Call, Calls, Say, ScriptedModel
 from sessionfs_s3.testing.replica import ask, said
 
