@@ -25,7 +25,8 @@ class BlobWriter:
     """Writes the blobs of one writer of a session.
 
     Attributes:
-        attempted: every blob that it has begun to write: a commit or snapshot under way may refer to it.
+        attempted: the blobs that it has begun to write, until a snapshot knows of them: a commit may be under way that
+            refers to one.
     """
 
     def __init__(self, session: Session, reader: ContentReader) -> None:

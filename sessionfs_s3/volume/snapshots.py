@@ -96,6 +96,7 @@ class SnapshotWriter:
             _logger.warning("snapshot %s was not written: %s", key, error)
             return None
         _settle(snapshot.tree)
+        self._blobs.attempted.difference_update(snapshot.blobs, snapshot.died)
         collected = await self._collector.collect(state.with_snapshot(state, snapshot, len(data)), confirmed)
 
         def news(now: State) -> State:
