@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sessionfs_s3.errors import Conflict, Denied, NoAnswer, PreconditionFailed, Refused, Unavailable
-from sessionfs_s3.format import StoredChunk, encode_blob, pack_chunk
+from sessionfs_s3.format import CHUNKS_START, StoredChunk, encode_blob, pack_chunk
 from sessionfs_s3.fs import Blob, Chunk
 from sessionfs_s3.store.protocol import IF_ABSENT
 from sessionfs_s3.volume.contents import ContentReader
@@ -47,19 +47,25 @@ class BlobWriter:
         size = sum(len(data) for _, data in chunks)
         packed = pack() if size < THREAD_BYTES_MIN else await self._session.environment.run_in_thread(pack)
         await all_of(
-            self._write(epoch, chunks[start:stop], packed[start:stop])
+            self._write(epoch, chunks[start:stop], packed[start:stop], keep=self._reader.is_worth_keeping(size))
             for start, stop in _groups(packed, self._session.options.blob_bytes_max)
         )
 
-    async def _write(self, epoch: int, chunks: Sequence[tuple[Chunk, bytes]], packed: Sequence[StoredChunk]) -> None:
+    async def _write(
+        self, epoch: int, chunks: Sequence[tuple[Chunk, bytes]], packed: Sequence[StoredChunk], *, keep: bool
+    ) -> None:
         async with self._gate:
             blob_id = self._session.environment.random_bytes(_ID_BYTES)
-            data, blob, places = encode_blob(epoch, blob_id, packed)
+            encode = functools.partial(encode_blob, epoch, blob_id, packed)
+            size = sum(len(chunk.data) for chunk in packed)
+            run = self._session.environment.run_in_thread
+            data, blob, places = encode() if size < THREAD_BYTES_MIN else await run(encode)
             self.attempted.add(blob)
             await self._put(self._session.keys.blob(blob), data)
         for (chunk, held), place in zip(chunks, places, strict=True):
             chunk.seal(place)
-            self._reader.keep(place, held)
+            if keep:
+                self._reader.keep(place, held)
 
     async def _put(self, key: str, data: bytes) -> None:
         session = self._session
@@ -93,11 +99,11 @@ def _packed(chunks: Sequence[bytes]) -> list[StoredChunk]:
 
 def _groups(packed: Sequence[StoredChunk], bytes_max: int) -> Iterator[tuple[int, int]]:
     """Return from where to where each blob goes, so that none is over *bytes_max* but for a single chunk."""
-    start = size = 0
+    start, size = 0, CHUNKS_START
     for index, chunk in enumerate(packed):
         if index > start and size + len(chunk.data) > bytes_max:
             yield start, index
-            start, size = index, 0
+            start, size = index, CHUNKS_START
         size += len(chunk.data)
     if start < len(packed):
         yield start, len(packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -26,13 +27,14 @@ class CacheKey:
 
 
 class ContentCache:
-    """Chunks that were read or written lately; the least recently used go first. Not safe for several threads."""
+    """Chunks that were read or written lately; the least recently used go first. Safe for several threads."""
 
     def __init__(self, budget_bytes: int = CACHE_BYTES) -> None:
         """Keep at most *budget_bytes* bytes, bookkeeping included; 0 keeps nothing."""
         self._entries: OrderedDict[CacheKey, bytes] = OrderedDict()
         self._budget_bytes = budget_bytes
         self._size_bytes = 0
+        self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
@@ -46,24 +48,27 @@ class ContentCache:
 
     @budget_bytes.setter
     def budget_bytes(self, value: int) -> None:
-        self._budget_bytes = value
-        self._shrink()
+        with self._lock:
+            self._budget_bytes = value
+            self._shrink()
 
     def get(self, key: CacheKey) -> bytes | None:
         """Return the chunk, if it is here."""
-        data = self._entries.get(key)
-        if data is not None:
-            self._entries.move_to_end(key)
-        return data
+        with self._lock:
+            data = self._entries.get(key)
+            if data is not None:
+                self._entries.move_to_end(key)
+            return data
 
     def put(self, key: CacheKey, data: bytes) -> None:
         """Keep the chunk *data*."""
-        old = self._entries.pop(key, None)
-        if old is not None:
-            self._size_bytes -= len(old) + _ENTRY_BYTES
-        self._entries[key] = data
-        self._size_bytes += len(data) + _ENTRY_BYTES
-        self._shrink()
+        with self._lock:
+            old = self._entries.pop(key, None)
+            if old is not None:
+                self._size_bytes -= len(old) + _ENTRY_BYTES
+            self._entries[key] = data
+            self._size_bytes += len(data) + _ENTRY_BYTES
+            self._shrink()
 
     def _shrink(self) -> None:
         while self._size_bytes > self._budget_bytes and self._entries:

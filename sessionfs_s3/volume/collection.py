@@ -7,12 +7,12 @@ by the store's own timestamps, against the newest that a listing shows: no clock
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
-from sessionfs_s3.errors import SessionFsError, StoreAnswer
+from sessionfs_s3.errors import Fenced, SessionFsError, StoreAnswer
 from sessionfs_s3.format import Kind, parse_blob_name, parse_log_name
 from sessionfs_s3.fs import Blob
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry
@@ -57,13 +57,26 @@ class Plan:
     fences: frozenset[int]
 
 
-def plan(stored: StoredSession, state: State, attempted: AbstractSet[Blob], options: VolumeOptions) -> Plan:
+class Owner(Protocol):
+    """Who collects: the writer that holds the session."""
+
+    async def confirmed(self) -> int:
+        """Wait for the commit that is under way and return the number of the last one; raise why the owner is none."""
+        ...
+
+    def needed(self) -> set[Blob]:
+        """Return the blobs that the owner's own trees refer to."""
+        ...
+
+
+def plan(stored: StoredSession, state: State, needed: AbstractSet[Blob], options: VolumeOptions) -> Plan:
     """Return what may be removed of *stored*, by the owner whose last commit left *state*.
 
     Args:
         stored: what is listed, at a time when nobody had superseded this owner.
         state: what the owner knows.
-        attempted: the blobs that the owner has begun to write: some of its commits may be under way.
+        needed: the blobs that the owner has begun to write, for some of its commits may be under way, and those that
+            its trees refer to: a chunk that is written over while a snapshot moves it away still needs its origin.
         options: ages and retention.
     """
     now_ms = stored.now_ms
@@ -78,13 +91,13 @@ def plan(stored: StoredSession, state: State, attempted: AbstractSet[Blob], opti
         if number <= base and entry.modified_ms <= (min(old_ms, fence_ms) if is_fence else old_ms):
             commits.add(number)
             keys.append(entry.key)
-    own = {(blob.epoch, blob.id) for blob in attempted}
+    own = {(blob.epoch, blob.id) for blob in needed}
     known = {(blob.epoch, blob.id): died for blob, died in state.blobs.items()}
     blobs: set[tuple[int, bytes]] = set()
     for name, entry in stored.blobs.items():
         # What nobody knows of belongs to an epoch that is over: nothing refers to it, and nothing ever can.
-        orphan = name not in known and name[0] <= state.head.epoch and name not in own
-        if (orphan or 0 < known.get(name, 0) <= base) and entry.modified_ms <= old_ms:
+        orphan = name not in known and name[0] <= state.head.epoch
+        if (orphan or 0 < known.get(name, 0) <= base) and name not in own and entry.modified_ms <= old_ms:
             blobs.add(name)
             keys.append(entry.key)
     return Plan(
@@ -122,11 +135,10 @@ class Collector:
         self._attempted = attempted
         self._collected_s: float | None = None
 
-    async def collect(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> Plan | None:
-        """Remove what may go after *state*, unless the last time was lately; return what that was, None for nothing.
+    async def collect(self, state: State, owner: Owner) -> Plan | None:
+        """Remove what *owner* may after *state*, unless the last time was lately; return what that was, if anything.
 
-        *confirmed* waits for the commit that is under way and returns the number of the owner's last one. Never raises
-        a store's failure: what stays this time goes the next.
+        Never raises a store's failure: what stays this time goes the next.
         """
         options = self._session.options
         now_s = self._session.environment.uptime_s()
@@ -135,12 +147,13 @@ class Collector:
         self._collected_s = now_s
         try:
             stored = await self._listed()
-            if max(stored.commits, default=0) > await confirmed():
+            if max(stored.commits, default=0) > await owner.confirmed():
                 return None  # Somebody has claimed the session: what is garbage is theirs to say.
-            found = plan(stored, state, self._attempted, options)
+            found = plan(stored, state, self._attempted | owner.needed(), options)
             await self._delete(found.keys)
         except (SessionFsError, StoreAnswer) as error:
-            _logger.warning("collecting %s: %s", self._session.keys.prefix, error)
+            level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
+            _logger.log(level, "collecting %s: %s", self._session.keys.prefix, error)
             return None
         return found
 

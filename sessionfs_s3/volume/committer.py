@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sessionfs_s3.errors import Closed, SessionFsError
-from sessionfs_s3.fs import CHUNK_BYTES, AppendFile, Operation, Tree, WriteFile, apply
+from sessionfs_s3.format import blobs_of
+from sessionfs_s3.fs import CHUNK_BYTES, AppendFile, Blob, Operation, Tree, WriteFile, apply, contents
 from sessionfs_s3.fs.operations import payload_bytes
 from sessionfs_s3.volume.blobs import BlobWriter
 from sessionfs_s3.volume.log import FIRST_EPOCH, SessionLog
@@ -119,6 +120,7 @@ class Committer:
             OSError: the plan's own; nothing changed.
             SessionFsError: why the volume failed; with :attr:`Durability.STORED` also a failure of this very commit.
         """
+        assert not self.asleep
         while self._queued_bytes >= self._options.queue_bytes_max and self.error is None:
             self._flush = True
             self._start()
@@ -163,6 +165,10 @@ class Committer:
             await self._progress.wait()
         self.check()
         return self.state.head.sequence
+
+    def needed(self) -> set[Blob]:
+        """Return the blobs that the trees refer to, the committed one and the one that is read."""
+        return blobs_of([*contents(self.tree), *contents(self.state.tree)])
 
     async def flush(self) -> None:
         """Commit everything that is queued. Raises as :meth:`submit`."""
@@ -217,7 +223,7 @@ class Committer:
                     await self._seal(operations)
                     tree = self._tree_after(operations)
                     self.state = await self._log.append(self.state, operations, tree)
-                    self.state = self._snapshots.consider(self.state, self.confirmed)
+                    self.state = self._snapshots.consider(self.state, self)
                 self._progress.set()
                 for entry in batch:
                     _settle(entry, None)

@@ -93,6 +93,13 @@ class ContentReader:
         await self._each(chunks, found.__setitem__)
         return [found[index] for index in range(len(chunks))]
 
+    def is_worth_keeping(self, size: int) -> bool:
+        """Return whether *size* bytes should go into the cache.
+
+        What is large would push everything else out, and be pushed out itself before it is read again.
+        """
+        return size <= self._cache.budget_bytes // 4
+
     def keep(self, place: Place, data: bytes) -> None:
         """Put the chunk *data*, which is stored at *place*, into the cache."""
         self._cache.put(self._key(place), data)
@@ -109,8 +116,7 @@ class ContentReader:
                 missing.append(_Wanted(index, body, place))
             else:
                 deliver(index, bytes_of(body, source or b""))
-        # What is large would push everything else out of the cache, and be pushed out itself before it is read again.
-        keep = sum(each.place.size for each in missing) <= self._cache.budget_bytes // 4
+        keep = self.is_worth_keeping(sum(each.place.size for each in missing))
         if missing:
             await all_of(self._span(span, deliver, keep=keep) for span in _spans(missing))
 

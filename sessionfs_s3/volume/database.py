@@ -139,6 +139,7 @@ class SessionDatabase:
 
     async def _discard(self) -> None:
         scratch, self._scratch = self._scratch, None
+        self._content = None
         directory, self._directory = self._directory, None
         if scratch is not None:
             await self._environment.run_in_thread(scratch.close)

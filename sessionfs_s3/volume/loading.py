@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -50,10 +49,15 @@ class Listing:
 
 
 class LogReader:
-    """Reads one session's log."""
+    """Reads one session's log.
+
+    Attributes:
+        damaged: the numbers of the snapshots that the last load found damaged, and passed over.
+    """
 
     def __init__(self, session: Session) -> None:
         """Read the log of *session*."""
+        self.damaged: set[int] = set()
         self._session = session
         self._keys = session.keys
 
@@ -62,10 +66,10 @@ class LogReader:
         """Which session, for messages."""
         return self._keys.prefix
 
-    async def listing(self, passing_over: AbstractSet[int] = frozenset()) -> Listing:
+    async def listing(self, passing_over: Callable[[int], bool] = lambda _: False) -> Listing:
         """List the log: one request, unless more than a page of commits was written since the last snapshot.
 
-        Snapshots whose numbers are in *passing_over* are treated as if they were not there.
+        Snapshots whose numbers *passing_over* tells to pass over are treated as if they were not there.
 
         Raises:
             Unavailable, Refused: the store does not answer, or refuses. It never looks like an empty log.
@@ -83,7 +87,7 @@ class LogReader:
                     continue
                 if name.kind is Kind.COMMIT:
                     commits[name.sequence] = entry.size
-                elif name.sequence not in passing_over:
+                elif not passing_over(name.sequence):
                     snapshot = max(snapshot, name.sequence)
                 if name.sequence > newest:
                     newest, modified_ms = name.sequence, entry.modified_ms
@@ -108,29 +112,36 @@ class LogReader:
         A newest snapshot that is damaged or came late is passed over: the one before it and the commits since tell the
         same. Where these are gone, one that came late has to do.
         """
+        self.damaged.clear()
         missing: Corrupt | None = None
-        damaged: set[int] = set()
-        late: set[int] = set()
+        late: list[LateSnapshot] = []
         lenient = False
-        for _ in range(_LISTINGS_MAX):
+
+        def is_passed_over(number: int) -> bool:
+            return number in self.damaged or (not lenient and any(each.tells_of(number) for each in late))
+
+        tries = 0
+        while tries < _LISTINGS_MAX:
+            tries += 1
             try:
                 return await self._follow(known, listing, lenient=lenient)
-            except LateSnapshot:
-                late.add(listing.snapshot)
+            except LateSnapshot as error:
+                late.append(error)
+                tries -= 1  # It is passed over from now on: there are only so many.
             except KeyNotFound as answer:
                 lenient = bool(late)
-                if not damaged:
+                if not self.damaged:
                     missing = Corrupt(answer.key, 0, f"missing from the log in {_LISTINGS_MAX} listings")
             except Corrupt as error:
                 if listing.snapshot and error.key == self._keys.snapshot(listing.snapshot):
                     missing = error
-                    damaged.add(listing.snapshot)
+                    self.damaged.add(listing.snapshot)
                     _logger.error("%s; reading the snapshot before it", error)  # noqa: TRY400  # the message says it all
                 # Otherwise what was known may belong to a session of the same name that was deleted since.
                 elif known is EMPTY_STATE:
                     raise
-            known, listing = EMPTY_STATE, await self.listing(damaged if lenient else damaged | late)
-        raise missing or Corrupt(self._keys.log, 0, f"did not hold still in {_LISTINGS_MAX} listings")
+            known, listing = EMPTY_STATE, await self.listing(is_passed_over)
+        raise missing or Corrupt(self._keys.log, 0, f"did not fit together in {_LISTINGS_MAX} listings")
 
     async def _follow(self, known: State, listing: Listing, *, lenient: bool) -> State:
         base = self._base(known, listing)

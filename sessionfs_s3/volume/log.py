@@ -81,6 +81,7 @@ class SessionLog:
         deadline_s = self._options.patience.deadline_s
         until_s = self._environment.uptime_s() + deadline_s
         tries = 0
+        read: int | None = None
         while not tries or self._environment.uptime_s() < until_s:
             tries += 1
             self._listed_s = self._heard_s = self._environment.uptime_s()
@@ -89,7 +90,7 @@ class SessionLog:
                 return EMPTY_STATE
             self._check_idle(listing)
             claimed, loaded = await asyncio.gather(
-                self._claim(listing),
+                self._claim(listing, listing.snapshot if read is None else read),
                 self.reader.advance(state, listing),
                 return_exceptions=True,
             )
@@ -101,7 +102,10 @@ class SessionLog:
             state = loaded
             if isinstance(claimed, tuple):
                 commit, digest, size = claimed
-                if state.head.sequence == listing.head and not self._too_late():
+                if any(state.snapshot_sequence < each <= commit.snapshot_seen for each in self.reader.damaged):
+                    # That the claim has seen what nobody can read would make it count: again, without it.
+                    read = state.snapshot_sequence
+                elif state.head.sequence == listing.head and not self._too_late():
                     chain = next_chain(state.head.chain, digest)
                     return state.advanced(commit, chain, state.tree, size)
             await self._options.patience.pause(self._environment, tries)
@@ -138,7 +142,7 @@ class SessionLog:
         self._heard_s = self._environment.uptime_s()
         return state.advanced(commit, next_chain(state.head.chain, digest), tree, len(data))
 
-    async def _claim(self, listing: Listing) -> tuple[Commit, bytes, int] | None:
+    async def _claim(self, listing: Listing, snapshot_seen: int) -> tuple[Commit, bytes, int] | None:
         """Put a claim into the slot after *listing*; return it, its digest and its size, or None if that was taken."""
         sequence = listing.head + 1
         commit = Commit(
@@ -150,7 +154,7 @@ class SessionLog:
             time_ms=self._environment.wall_ms(),
             claim=True,
             operations=(),
-            snapshot_seen=listing.snapshot,
+            snapshot_seen=snapshot_seen,
         )
         data, digest = encode_commit(commit)
         return (commit, digest, len(data)) if await self._put(commit, data) is None else None

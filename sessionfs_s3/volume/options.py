@@ -33,8 +33,9 @@ class VolumeOptions:
             less than a chunk. Below, one request is worth more than writing the bytes once more when they are sealed.
         blob_bytes_max: the largest blob, in bytes as stored; what is larger is written as several side by side.
         seal_bytes_min: a snapshot holds less than this inline rather than as a blob of its own, in bytes.
-        snapshot_commits: commits after which a snapshot is written. Opening reads them side by side; what each costs
-            the client shows in the time to open long before it shows in a bill.
+        snapshot_commits: commits after which a snapshot is written; up to twice as many while all of them are small
+            beside the last one. Opening reads them side by side; what each costs the client shows in the time to open
+            long before it shows in a bill.
         snapshot_bytes_min: bytes of commits after which a snapshot is written, unless half the last snapshot is more.
         claim_answer_s_max: a claim whose answer comes later than this after the start of its listing is void, in
             seconds: collection may have removed the slot in between (``docs/decisions/0001-log-of-slots.md``).

@@ -10,15 +10,17 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
-from sessionfs_s3.errors import PreconditionFailed, SessionFsError, StoreAnswer
-from sessionfs_s3.format import CHUNKS_START, encode_snapshot
+from sessionfs_s3.errors import PreconditionFailed
+from sessionfs_s3.format import CHUNKS_START, blobs_of, encode_snapshot
 from sessionfs_s3.fs import CHUNK_BYTES, Blob, Change, Chunk, Place, Tree, contents, source_of
 from sessionfs_s3.store.protocol import IF_ABSENT
 from sessionfs_s3.volume.blobs import BlobWriter
-from sessionfs_s3.volume.collection import Collector
+from sessionfs_s3.volume.collection import Collector, Owner
 from sessionfs_s3.volume.contents import ContentReader
 from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.state import State
@@ -27,6 +29,9 @@ _logger = logging.getLogger(__name__)
 
 _MOVED_BYTES_MAX: Final = 8 * 1024 * 1024
 """How much one snapshot moves out of blobs that are mostly dead: a bound on what it reads and writes beside its own."""
+
+_PATIENCE: Final = 2
+"""So many times as many commits as usual may go by while they are so small that a snapshot would outweigh them."""
 
 News = Callable[[State], State]
 """What a finished snapshot tells about the state: that it is there, what is gone."""
@@ -42,7 +47,7 @@ class SnapshotWriter:
         self._reader = reader
         self._blobs = blobs
         self._collector = Collector(session, blobs.attempted)
-        self._task: asyncio.Task[News | None] | None = None
+        self._task: asyncio.Task[News] | None = None
         self._attempted = 0
 
     def rest(self) -> bool:
@@ -52,19 +57,15 @@ class SnapshotWriter:
         self._task = None
         return True
 
-    def consider(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> State:
-        """Start a snapshot of the committed *state* if it is due; return *state*, knowing of one that was written.
-
-        *confirmed* waits for the commit that is under way and returns the number of the last one.
-        """
+    def consider(self, state: State, owner: Owner) -> State:
+        """Have *owner* write a snapshot of the committed *state* if it is due; return it, knowing of one that was."""
         if self._task is not None and self._task.done():
             news = self._task.result()
             self._task = None
-            if news is not None:
-                state = news(state)
+            state = news(state)
         if self._task is None and self._due(state):
             self._attempted = state.head.sequence
-            self._task = asyncio.create_task(self._write(state, confirmed))
+            self._task = asyncio.create_task(self._write(state, owner))
         return state
 
     async def finish(self) -> None:
@@ -73,14 +74,18 @@ class SnapshotWriter:
             await asyncio.wait([self._task])
 
     def _due(self, state: State) -> bool:
-        since = max(state.snapshot_sequence, self._attempted)
-        if state.head.sequence - since > self._options.snapshot_commits:
+        options = self._options
+        commits = state.head.sequence - max(state.snapshot_sequence, self._attempted)
+        if commits > options.snapshot_commits * _PATIENCE:
             return True
-        # After a failure only the count decides, so that a store in trouble is not asked again with every commit.
-        failed = self._attempted > state.snapshot_sequence
-        return not failed and state.tail_bytes > max(self._options.snapshot_bytes_min, state.snapshot_bytes // 2)
+        # After a failure only that counts, so that a store in trouble is not asked again with every commit.
+        if self._attempted > state.snapshot_sequence:
+            return False
+        if commits > options.snapshot_commits:
+            return state.tail_bytes > state.snapshot_bytes // 4
+        return state.tail_bytes > max(options.snapshot_bytes_min, state.snapshot_bytes // 2)
 
-    async def _write(self, state: State, confirmed: Callable[[], Awaitable[int]]) -> News | None:
+    async def _write(self, state: State, owner: Owner) -> News:
         """Write a snapshot of *state*, then collect; return what that changes, or None when nothing was stored."""
         session = self._session
         key = session.keys.snapshot(state.head.sequence)
@@ -90,14 +95,15 @@ class SnapshotWriter:
             data = await session.environment.run_in_thread(functools.partial(encode_snapshot, snapshot))
             async with asyncio.timeout(self._options.patience.deadline_s):
                 await session.store.put(key, data, condition=IF_ABSENT)
-        except PreconditionFailed:
-            return None
-        except (StoreAnswer, SessionFsError, TimeoutError, ValueError) as error:
-            _logger.warning("snapshot %s was not written: %s", key, error)
-            return None
+        except Exception as error:  # noqa: BLE001  # whatever it is, the commits are stored, and the next one goes on
+            if not isinstance(error, PreconditionFailed):
+                _logger.warning("snapshot %s was not written: %r", key, error)
+            # It may be there all the same, and what was sealed for it is referred to by the tree.
+            sealed = dict.fromkeys(blobs_of(contents(state.tree)), 0)
+            return lambda now: replace(now, blobs=MappingProxyType({**sealed, **now.blobs}))
         _settle(snapshot.tree)
         self._blobs.attempted.difference_update(snapshot.blobs, snapshot.died)
-        collected = await self._collector.collect(state.with_snapshot(state, snapshot, len(data)), confirmed)
+        collected = await self._collector.collect(state.with_snapshot(state, snapshot, len(data)), owner)
 
         def news(now: State) -> State:
             now = now.with_snapshot(state, snapshot, len(data))

@@ -138,6 +138,16 @@ class LateSnapshot(Exception):
     What it holds is right. But whoever went on with the session went on from an earlier one, and may collect its blobs.
     """
 
+    def __init__(self, claim: int, seen: int) -> None:
+        """Tell of the claim of this number, whose writer saw no snapshot newer than *seen*."""
+        super().__init__(f"claim {claim} saw snapshot {seen}")
+        self._claim = claim
+        self._seen = seen
+
+    def tells_of(self, number: int) -> bool:
+        """Return whether snapshot *number* is one of those that came too late for the claim."""
+        return self._seen < number < self._claim
+
 
 def replay(state: State, key: str, data: bytes, *, lenient: bool = False) -> State:
     """Return *state* after the next commit, which is stored as *data* at *key*.
@@ -159,7 +169,7 @@ def replay(state: State, key: str, data: bytes, *, lenient: bool = False) -> Sta
                 f"written in epoch {commit.epoch}, which does not own this slot",
             )
     elif commit.snapshot_seen < state.snapshot_sequence and not lenient:
-        raise LateSnapshot
+        raise LateSnapshot(commit.sequence, commit.snapshot_seen)
     tree = state.tree
     for index, operation in enumerate(commit.operations):
         try:

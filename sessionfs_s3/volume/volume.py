@@ -287,6 +287,7 @@ class Volume:
         Raises:
             SqlError: SQLite refuses it; nothing changed.
         """
+        self._idle.touch()
         return await self._database.query(kind, sql, params, durability)
 
     async def sqlite_transaction(
@@ -296,6 +297,7 @@ class Volume:
         durability: Durability = Durability.STORED,
     ) -> tuple[QueryResult, ...]:
         """Run *statements* as one transaction, which is one commit. Raises as :meth:`sqlite_query`."""
+        self._idle.touch()
         return await self._database.transaction(statements, durability)
 
     async def sqlite_exists(self) -> bool:

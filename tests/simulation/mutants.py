@@ -93,8 +93,8 @@ def snapshot_of_uncommitted_state(patch: pytest.MonkeyPatch) -> None:
         original(self, *arguments)
         consider = self._snapshots.consider
 
-        def early(state: State, confirmed: Any) -> State:
-            return replace(consider(replace(state, tree=self.tree), confirmed), tree=state.tree)
+        def early(state: State, owner: Any) -> State:
+            return replace(consider(replace(state, tree=self.tree), owner), tree=state.tree)
 
         patch.setattr(self._snapshots, "consider", early)
 

@@ -208,7 +208,7 @@ async def test_a_caller_who_gives_up_takes_nothing_with_him(store: FaultyStore, 
 async def test_batches_are_bounded_in_bytes_and_a_larger_operation_travels_alone(
     store: FaultyStore, open_volume: OpenVolume
 ) -> None:
-    volume = await open_volume(commit_bytes_max=1000, queue_bytes_max=100_000)
+    volume = await open_volume(commit_bytes_max=1200, queue_bytes_max=100_000)
     gate = asyncio.Event()
     fault = store.inject(Fault("PUT", gate=gate))
     writes = [asyncio.create_task(volume.append_file("/log", "x"))]

@@ -89,7 +89,7 @@ async def test_a_log_longer_than_a_page_of_the_listing_opens_whole(store: Faulty
     store.requests.clear()
     volume = await open_volume()
     assert await volume.read_file("/log") == "".join(f"{n}," for n in range(1100))
-    assert store.count("LIST") == 2
+    assert store.count("LIST") == 3, "a short page, where a snapshot usually is, a whole one, and the rest"
 
 
 async def test_snapshots_keep_opening_flat(store: FaultyStore, open_volume: OpenVolume) -> None:
@@ -104,7 +104,7 @@ async def test_snapshots_keep_opening_flat(store: FaultyStore, open_volume: Open
 async def test_a_snapshot_that_cannot_be_written_fails_no_commit(store: FaultyStore, open_volume: OpenVolume) -> None:
     store.inject(Fault("PUT", Fate.DENIED, key=".s", times=1000))
     await _filled(open_volume, 200)
-    assert 1 <= sum(key.endswith(".s") for verb, key in store.requests if verb == "PUT") <= 3
+    assert 1 <= sum(key.endswith(".s") for verb, key in store.requests if verb == "PUT") <= 6
     assert (await open_volume(read_only=True)).head.sequence == 200
 
 
