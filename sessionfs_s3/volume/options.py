@@ -58,7 +58,7 @@ class VolumeOptions:
     file_bytes_max: int = 64 * _MIB
     inline_bytes_max: int = _MIB
     blob_bytes_max: int = 8 * _MIB
-    seal_bytes_min: int = 128 * 1024
+    seal_bytes_min: int = 64 * 1024
     snapshot_commits: int = 16
     snapshot_bytes_min: int = 256 * 1024
     claim_answer_s_max: float = 300.0
