@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sessionfs_s3.errors import Conflict, Denied, NoAnswer, PreconditionFailed, Refused, Unavailable
+from sessionfs_s3.errors import PreconditionFailed
 from sessionfs_s3.format import CHUNKS_START, StoredChunk, encode_blob, pack_chunk
 from sessionfs_s3.fs import Blob, Chunk
 from sessionfs_s3.store.protocol import IF_ABSENT
@@ -69,28 +69,11 @@ class BlobWriter:
 
     async def _put(self, key: str, data: bytes) -> None:
         session = self._session
-        patience = session.options.patience
-        last = "no answer"
-        tries = 0
         try:
-            async with asyncio.timeout(patience.deadline_s):
-                while True:
-                    tries += 1
-                    try:
-                        await session.store.put(key, data, condition=IF_ABSENT)
-                        return
-                    except PreconditionFailed:
-                        # The id is random: what stands there is an earlier try of this very blob.
-                        return
-                    except (NoAnswer, Conflict) as answer:
-                        last = str(answer)
-                    except Denied as answer:
-                        raise Refused(f"writing {key}: the store refuses: {answer}") from answer
-                    await patience.pause(session.environment, tries)
-        except TimeoutError:
-            raise Unavailable(
-                f"writing {key}: no answer in {patience.deadline_s:g} s and {tries} tries: {last}"
-            ) from None
+            await session.ask(f"writing {key}", lambda: session.store.put(key, data, condition=IF_ABSENT))
+        except PreconditionFailed:
+            # The id is random: what stands there is an earlier try of this very blob.
+            return
 
 
 def _packed(chunks: Sequence[bytes]) -> list[StoredChunk]:

@@ -6,6 +6,7 @@ by the store's own timestamps, against the newest that a listing shows: no clock
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
@@ -16,7 +17,6 @@ from sessionfs_s3.errors import Fenced, SessionFsError, StoreAnswer
 from sessionfs_s3.format import Kind, parse_blob_name, parse_log_name
 from sessionfs_s3.fs import Blob
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry
-from sessionfs_s3.volume import retry
 from sessionfs_s3.volume.options import VolumeOptions
 from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.state import State
@@ -175,13 +175,7 @@ class Collector:
         entries: list[Entry] = []
         cursor: str | None = None
         while True:
-            after = cursor
-            page = await retry.read(
-                f"listing {prefix}",
-                lambda: self._session.store.list(prefix, cursor=after),  # noqa: B023  # called before the loop goes on
-                self._session.options.patience,
-                self._session.environment,
-            )
+            page = await self._session.list_page(prefix, cursor)
             entries.extend(page.entries)
             cursor = page.cursor
             if cursor is None:
@@ -190,9 +184,4 @@ class Collector:
     async def _delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), PAGE_ENTRIES_MAX):
             some = keys[start : start + PAGE_ENTRIES_MAX]
-            await retry.read(
-                f"deleting {some[0]}",
-                lambda: self._session.store.delete(some),  # noqa: B023  # called before the loop goes on
-                self._session.options.patience,
-                self._session.environment,
-            )
+            await self._session.ask(f"deleting {some[0]}", functools.partial(self._session.store.delete, some))

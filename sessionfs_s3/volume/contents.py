@@ -11,7 +11,6 @@ from typing import Final
 
 from sessionfs_s3.format import unpack_chunk
 from sessionfs_s3.fs import CHUNK_BYTES, Blob, Body, Chunk, Content, Place, bytes_of, source_of
-from sessionfs_s3.volume import retry
 from sessionfs_s3.volume.cache import CacheKey
 from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
 from sessionfs_s3.volume.session import Session
@@ -124,12 +123,7 @@ class ContentReader:
         session = self._session
         key = session.keys.blob(span.blob)
         async with self._gate:
-            fetched = await retry.read(
-                f"reading {key}",
-                lambda: session.store.get(key, span=(span.start, span.stop)),
-                session.options.patience,
-                session.environment,
-            )
+            fetched = await session.ask(f"reading {key}", lambda: session.store.get(key, span=(span.start, span.stop)))
             unpack = functools.partial(_unpacked, key, span, fetched.data)
             size = sum(each.place.size for each in span.wanted)
             sources = unpack() if size < THREAD_BYTES_MIN else await session.environment.run_in_thread(unpack)

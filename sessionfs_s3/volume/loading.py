@@ -11,8 +11,7 @@ from typing import Final, TypeVar
 
 from sessionfs_s3.errors import Corrupt, KeyNotFound
 from sessionfs_s3.format import Kind, decode_snapshot, parse_log_name
-from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Page
-from sessionfs_s3.volume import retry
+from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX
 from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
 from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.state import EMPTY_STATE, LateSnapshot, State, replay
@@ -79,7 +78,7 @@ class LogReader:
         cursor: str | None = None
         limit = self._first_page
         while True:
-            page = await self._list_page(cursor, limit)
+            page = await self._session.list_page(self._keys.log, cursor, limit)
             limit = PAGE_ENTRIES_MAX
             for entry in page.entries:
                 name = parse_log_name(entry.key.removeprefix(self._keys.log))
@@ -182,23 +181,9 @@ class LogReader:
             return PAGE_ENTRIES_MAX
         return min(PAGE_ENTRIES_MAX, 2 * self._session.options.snapshot_commits + 8)
 
-    async def _list_page(self, cursor: str | None, limit: int) -> Page:
-        prefix = self._keys.log
-        return await retry.read(
-            f"listing {prefix}",
-            lambda: self._session.store.list(prefix, cursor=cursor, limit=limit),
-            self._session.options.patience,
-            self._session.environment,
-        )
-
     async def _fetch(self, key: str, gate: asyncio.Semaphore) -> bytes:
         async with gate:
-            fetched = await retry.read(
-                f"reading {key}",
-                lambda: self._session.store.get(key),
-                self._session.options.patience,
-                self._session.environment,
-            )
+            fetched = await self._session.ask(f"reading {key}", lambda: self._session.store.get(key))
         return fetched.data
 
     async def _worked(self, size: int, work: Callable[[], T]) -> T:

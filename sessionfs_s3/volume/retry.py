@@ -37,7 +37,7 @@ class Patience:
         await asyncio.sleep(bound_s * environment.uniform())
 
 
-async def read(
+async def until_answered(
     what: str,
     request: Callable[[], Awaitable[T]],
     patience: Patience,
