@@ -134,17 +134,16 @@ class Collector:
         self._session = session
         self._attempted = attempted
         self._collected_s: float | None = None
+        self._oldest_ms: int | None = None
 
-    async def collect(self, state: State, owner: Owner) -> Plan | None:
-        """Remove what *owner* may after *state*, unless the last time was lately; return what that was, if anything.
+    async def collect(self, before: State, state: State, owner: Owner) -> Plan | None:
+        """Remove what *owner* may, now that *before* has got a snapshot and is *state*; return what that was.
 
         Never raises a store's failure: what stays this time goes the next.
         """
         options = self._session.options
-        now_s = self._session.environment.uptime_s()
-        if self._collected_s is not None and now_s - self._collected_s < options.collect_interval_s:
+        if not self._is_due(before.snapshot_time_ms or state.snapshot_time_ms):
             return None
-        self._collected_s = now_s
         try:
             stored = await self._listed()
             if max(stored.commits, default=0) > await owner.confirmed():
@@ -156,6 +155,21 @@ class Collector:
             _logger.log(level, "collecting %s: %s", self._session.keys.prefix, error)
             return None
         return found
+
+    def _is_due(self, snapshot_ms: int) -> bool:
+        """Return whether to look, knowing of a snapshot of the time *snapshot_ms*.
+
+        Not lately, and not before there can be a snapshot old enough to be the base. That is by this machine's clock,
+        which decides when to ask and nothing else.
+        """
+        environment, options = self._session.environment, self._session.options
+        self._oldest_ms = snapshot_ms if self._oldest_ms is None else min(self._oldest_ms, snapshot_ms)
+        now_s = environment.uptime_s()
+        is_late = self._collected_s is None or now_s - self._collected_s >= options.collect_interval_s
+        if not is_late or environment.wall_ms() - self._oldest_ms < options.collect_age_s * 1000:
+            return False
+        self._collected_s = now_s
+        return True
 
     async def _listed(self) -> StoredSession:
         stored = StoredSession()

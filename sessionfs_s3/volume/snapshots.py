@@ -82,7 +82,7 @@ class SnapshotWriter:
         if self._attempted > state.snapshot_sequence:
             return False
         if commits > options.snapshot_commits:
-            return state.tail_bytes > state.snapshot_bytes // 4
+            return state.tail_bytes > state.snapshot_bytes // 8
         return state.tail_bytes > max(options.snapshot_bytes_min, state.snapshot_bytes // 2)
 
     async def _write(self, state: State, owner: Owner) -> News:
@@ -103,7 +103,7 @@ class SnapshotWriter:
             return lambda now: replace(now, blobs=MappingProxyType({**sealed, **now.blobs}))
         _settle(snapshot.tree)
         self._blobs.attempted.difference_update(snapshot.blobs, snapshot.died)
-        collected = await self._collector.collect(state.with_snapshot(state, snapshot, len(data)), owner)
+        collected = await self._collector.collect(state, state.with_snapshot(state, snapshot, len(data)), owner)
 
         def news(now: State) -> State:
             now = now.with_snapshot(state, snapshot, len(data))

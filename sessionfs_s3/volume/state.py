@@ -45,6 +45,7 @@ class State:
     Attributes:
         snapshot_sequence: the newest snapshot's number, 0 while there is none.
         snapshot_bytes: the size of that snapshot as stored.
+        snapshot_time_ms: when the commit was written of which it is, in milliseconds since the Unix epoch.
         tail_bytes: the size of the commits after it as stored.
         blobs: every blob that a commit or snapshot has referred to and that may still be there. Beside it the number of
             the first snapshot whose tree did not refer to it any more, 0 for none: what died stays dead.
@@ -57,6 +58,7 @@ class State:
     tree: Tree = EMPTY_TREE
     snapshot_sequence: int = 0
     snapshot_bytes: int = 0
+    snapshot_time_ms: int = 0
     tail_bytes: int = 0
     blobs: Mapping[Blob, int] = field(default_factory=lambda: MappingProxyType[Blob, int]({}))
     fences: Mapping[int, int] = field(default_factory=lambda: MappingProxyType[int, int]({}))
@@ -73,7 +75,16 @@ class State:
             snapshot.time_ms,
         )
         blobs = MappingProxyType({**dict.fromkeys(snapshot.blobs, 0), **snapshot.died})
-        return cls(head, snapshot.tree, snapshot.sequence, size, 0, blobs, snapshot.fences, snapshot.fenced_from)
+        return cls(
+            head=head,
+            tree=snapshot.tree,
+            snapshot_sequence=snapshot.sequence,
+            snapshot_bytes=size,
+            snapshot_time_ms=snapshot.time_ms,
+            blobs=blobs,
+            fences=snapshot.fences,
+            fenced_from=snapshot.fenced_from,
+        )
 
     def advanced(self, commit: Commit, chain: bytes, tree: Tree, size: int) -> State:
         """Return the state after *commit*, an object of *size* bytes that left *tree*; *chain* is the one after it."""
@@ -94,6 +105,7 @@ class State:
             self,
             snapshot_sequence=snapshot.sequence,
             snapshot_bytes=size,
+            snapshot_time_ms=snapshot.time_ms,
             tail_bytes=self.tail_bytes - of.tail_bytes,
             blobs=MappingProxyType({**dict.fromkeys(snapshot.blobs, 0), **snapshot.died, **since}),
         )
