@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from sessionfs_s3.errors import PreconditionFailed
@@ -69,11 +70,9 @@ class BlobWriter:
 
     async def _put(self, key: str, data: bytes) -> None:
         session = self._session
-        try:
+        # The id is random: what stands there is an earlier try of this very blob.
+        with suppress(PreconditionFailed):
             await session.ask(f"writing {key}", lambda: session.store.put(key, data, condition=IF_ABSENT))
-        except PreconditionFailed:
-            # The id is random: what stands there is an earlier try of this very blob.
-            return
 
 
 def _packed(chunks: Sequence[bytes]) -> list[StoredChunk]:

@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from sessionfs_s3.errors import Fenced, SessionFsError, StoreAnswer
+from sessionfs_s3.errors import Fenced
 from sessionfs_s3.format import Kind, parse_blob_name, parse_log_name
 from sessionfs_s3.fs import Blob
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry
@@ -139,7 +139,7 @@ class Collector:
     async def collect(self, before: State, state: State, owner: Owner) -> Plan | None:
         """Remove what *owner* may, now that *before* has got a snapshot and is *state*; return what that was.
 
-        Never raises a store's failure: what stays this time goes the next.
+        Never raises: what stays this time goes the next.
         """
         options = self._session.options
         if not self._is_due(before.snapshot_time_ms or state.snapshot_time_ms):
@@ -150,9 +150,9 @@ class Collector:
                 return None  # Somebody has claimed the session: what is garbage is theirs to say.
             found = plan(stored, state, self._attempted | owner.needed(), options)
             await self._delete(found.keys)
-        except (SessionFsError, StoreAnswer) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must not fail the commit that comes next
             level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
-            _logger.log(level, "collecting %s: %s", self._session.keys.prefix, error)
+            _logger.log(level, "collecting %s: %r", self._session.keys.prefix, error)
             return None
         return found
 

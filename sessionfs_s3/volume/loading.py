@@ -119,7 +119,7 @@ class LogReader:
         def is_passed_over(number: int) -> bool:
             return number in self.damaged or (not lenient and any(each.tells_of(number) for each in late))
 
-        tries = 0
+        tries = gone = 0
         while tries < _LISTINGS_MAX:
             tries += 1
             try:
@@ -128,7 +128,9 @@ class LogReader:
                 late.append(error)
                 tries -= 1  # It is passed over from now on: there are only so many.
             except KeyNotFound as answer:
-                lenient = bool(late)
+                # Once may be a collection under way.
+                gone += 1
+                lenient = bool(late) and gone > 1
                 if not self.damaged:
                     missing = Corrupt(answer.key, 0, f"missing from the log in {_LISTINGS_MAX} listings")
             except Corrupt as error:

@@ -86,7 +86,7 @@ class SnapshotWriter:
         return state.tail_bytes > max(options.snapshot_bytes_min, state.snapshot_bytes // 2)
 
     async def _write(self, state: State, owner: Owner) -> News:
-        """Write a snapshot of *state*, then collect; return what that changes, or None when nothing was stored."""
+        """Write a snapshot of *state*, then collect; return what is to be known of it, whatever came of it."""
         session = self._session
         key = session.keys.snapshot(state.head.sequence)
         try:

@@ -422,6 +422,7 @@ def test_two_event_loops_do_not_wait_for_each_other() -> None:
         stalled = asyncio.create_task(probe_once(Stalls(name)))
         await asyncio.sleep(0)
         await asyncio.to_thread(asyncio.run, probe_once(MemoryStore(name)))
+        assert not stalled.done(), "the other loop had its own"
         stalled.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await stalled

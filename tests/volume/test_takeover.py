@@ -128,7 +128,10 @@ async def test_readers_and_those_who_always_take_over_are_not_refused(open_volum
 async def test_with_zero_seconds_nobody_is_refused(open_volume: OpenVolume) -> None:
     owner = await open_volume(takeover_idle_s=0)
     await owner.write_file("/a", "x")
-    await open_volume(takeover_idle_s=0)
+    other = await open_volume(takeover_idle_s=0)
+    assert other.head.epoch > owner.head.epoch
+    with pytest.raises(Fenced):
+        await owner.write_file("/a", "y")
 
 
 async def test_who_loses_the_slot_to_the_owner_leaves_the_session_to_him(
