@@ -13,7 +13,7 @@ from sessionfs_s3.format import CHUNKS_START, StoredChunk, encode_blob, pack_chu
 from sessionfs_s3.fs import Blob, Chunk
 from sessionfs_s3.store.protocol import IF_ABSENT
 from sessionfs_s3.volume.contents import ContentReader
-from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
+from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.session import Session
 
 _ID_BYTES: Final = 16
@@ -46,7 +46,7 @@ class BlobWriter:
         """
         pack = functools.partial(_packed, [data for _, data in chunks])
         size = sum(len(data) for _, data in chunks)
-        packed = pack() if size < THREAD_BYTES_MIN else await self._session.environment.run_in_thread(pack)
+        packed = await self._session.work(size, pack)
         await all_of(
             self._write(epoch, chunks[start:stop], packed[start:stop], keep=self._reader.is_worth_keeping(size))
             for start, stop in _groups(packed, self._session.options.blob_bytes_max)
@@ -59,8 +59,7 @@ class BlobWriter:
             blob_id = self._session.environment.random_bytes(_ID_BYTES)
             encode = functools.partial(encode_blob, epoch, blob_id, packed)
             size = sum(len(chunk.data) for chunk in packed)
-            run = self._session.environment.run_in_thread
-            data, blob, places = encode() if size < THREAD_BYTES_MIN else await run(encode)
+            data, blob, places = await self._session.work(size, encode)
             self.attempted.add(blob)
             await self._put(self._session.keys.blob(blob), data)
         for (chunk, held), place in zip(chunks, places, strict=True):

@@ -12,7 +12,7 @@ from typing import Final
 from sessionfs_s3.format import unpack_chunk
 from sessionfs_s3.fs import CHUNK_BYTES, Blob, Body, Chunk, Content, Place, bytes_of, source_of
 from sessionfs_s3.volume.cache import CacheKey
-from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
+from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.session import Session
 
 _SPAN_BYTES_MAX: Final = 1024 * 1024
@@ -126,7 +126,7 @@ class ContentReader:
             fetched = await session.ask(f"reading {key}", lambda: session.store.get(key, span=(span.start, span.stop)))
             unpack = functools.partial(_unpacked, key, span, fetched.data)
             size = sum(each.place.size for each in span.wanted)
-            sources = unpack() if size < THREAD_BYTES_MIN else await session.environment.run_in_thread(unpack)
+            sources = await session.work(size, unpack)
         for each, source in zip(span.wanted, sources, strict=True):
             if keep:
                 self.keep(each.place, source)

@@ -20,9 +20,6 @@ from sessionfs_s3.volume.cache import ContentCache
 T = TypeVar("T")
 
 
-THREAD_BYTES_MIN: Final = 256 * 1024
-"""From this size on bytes are encoded and decoded in a thread: below, the hop costs more than the work."""
-
 _PROCESS_CACHE: Final = ContentCache()
 
 

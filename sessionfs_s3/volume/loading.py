@@ -7,16 +7,14 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from sessionfs_s3.errors import Corrupt, KeyNotFound
 from sessionfs_s3.format import Kind, decode_snapshot, parse_log_name
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX
-from sessionfs_s3.volume.environment import THREAD_BYTES_MIN, all_of
+from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.state import EMPTY_STATE, LateSnapshot, State, replay
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -154,10 +152,10 @@ class LogReader:
         else:
             key = self._keys.snapshot(base)
             data, *objects = await all_of(self._fetch(each, gate) for each in (key, *keys))
-            snapshot = await self._worked(len(data), functools.partial(decode_snapshot, key, data, sequence=base))
+            snapshot = await self._session.work(len(data), functools.partial(decode_snapshot, key, data, sequence=base))
             state = State.of_snapshot(snapshot, len(data))
         for key, data in zip(keys, objects, strict=True):
-            state = await self._worked(len(data), functools.partial(replay, state, key, data, lenient=lenient))
+            state = await self._session.work(len(data), functools.partial(replay, state, key, data, lenient=lenient))
         return state
 
     def _base(self, known: State, listing: Listing) -> int:
@@ -187,7 +185,3 @@ class LogReader:
         async with gate:
             fetched = await self._session.ask(f"reading {key}", lambda: self._session.store.get(key))
         return fetched.data
-
-    async def _worked(self, size: int, work: Callable[[], T]) -> T:
-        """Return what *work* on an object of *size* bytes returns; in a thread when it is large."""
-        return work() if size < THREAD_BYTES_MIN else await self._session.environment.run_in_thread(work)

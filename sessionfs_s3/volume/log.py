@@ -35,7 +35,6 @@ from sessionfs_s3.format import (
 from sessionfs_s3.fs import Operation, Tree
 from sessionfs_s3.fs.operations import payload_bytes
 from sessionfs_s3.store.protocol import IF_ABSENT
-from sessionfs_s3.volume.environment import THREAD_BYTES_MIN
 from sessionfs_s3.volume.loading import Listing, LogReader
 from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.state import EMPTY_STATE, State
@@ -58,6 +57,7 @@ class SessionLog:
         """Write the log of *session*."""
         self.reader = LogReader(session)
         self.writer = session.environment.random_bytes(_ID_BYTES)
+        self._session = session
         self._store = session.store
         self._keys = session.keys
         self._environment = session.environment
@@ -133,7 +133,8 @@ class SessionLog:
             claim=first,
             operations=tuple(operations),
         )
-        data, digest = await self._encoded(commit)
+        size = sum(map(payload_bytes, operations))
+        data, digest = await self._session.work(size, functools.partial(encode_commit, commit))
         other = await self._put(commit, data)
         if other is not None:
             raise self._fenced(other)
@@ -253,11 +254,6 @@ class SessionLog:
             f"{self._keys.prefix}: taken over by writer {other.writer.hex()} in epoch {other.epoch} at {at}; "
             "nothing more of this writer is stored"
         )
-
-    async def _encoded(self, commit: Commit) -> tuple[bytes, bytes]:
-        if sum(map(payload_bytes, commit.operations)) < THREAD_BYTES_MIN:
-            return encode_commit(commit)
-        return await self._environment.run_in_thread(functools.partial(encode_commit, commit))
 
 
 def _same(found: Commit, commit: Commit) -> bool:

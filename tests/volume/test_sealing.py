@@ -15,7 +15,7 @@ from sessionfs_s3.format import Kind, Snapshot, decode_snapshot, encode_snapshot
 from sessionfs_s3.fs import CHUNK_BYTES, EMPTY_TREE, Change, Chunk, Content, Directory, File, Place, find, parse
 from sessionfs_s3.store import UNCONDITIONAL, MemoryStore
 from sessionfs_s3.testing.faults import Fate, Fault
-from sessionfs_s3.volume import Environment, Volume
+from sessionfs_s3.volume import Environment, Volume, collection
 from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.environment import system_environment
 from tests.format import golden
@@ -412,6 +412,27 @@ async def test_a_failure_of_the_machine_while_a_snapshot_is_written_fails_no_com
         await volume.append_file("/log", f"{number},")
     assert await volume.read_file("/log") == "".join(f"{number}," for number in range(12))
     assert await numbers(store, Kind.SNAPSHOT) == []
+
+
+async def test_a_failure_in_collection_fails_no_commit(
+    store: RecordingStore, open_volume: OpenVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def broken(*arguments: object) -> None:
+        asked.append(arguments)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(collection, "plan", broken)
+    volume = await open_volume(snapshot_commits=2, snapshot_bytes_min=NEVER, collect_age_s=0, collect_interval_s=0)
+    for number in range(12):
+        await volume.append_file("/log", f"{number},")
+    await eventually(lambda: bool(asked))
+    await volume.append_file("/log", "12,")
+    await volume.append_file("/log", "13,")
+    assert volume.failure is None
+    await volume.aclose()
+    assert await (await open_volume()).read_file("/log") == "".join(f"{number}," for number in range(14))
 
 
 async def test_a_snapshot_of_a_tree_with_a_change_cannot_be_written_by_mistake() -> None:
