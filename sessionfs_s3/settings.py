@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.fs import joined, parse
+from sessionfs_s3.sqlite import WORKERS_MAX, Limits
 from sessionfs_s3.volume import VolumeOptions
 from sessionfs_s3.volume.cache import CACHE_BYTES
 from sessionfs_s3.volume.retry import Patience
@@ -109,6 +110,24 @@ class Settings(BaseSettings):
         le=_TEN_YEARS_S,
         description="After how long without a call an open session gives its memory back.",
     )
+    sqlite_call_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="How long one SQL statement, script or transaction may run.",
+    )
+    sqlite_bytes_max: int = Field(
+        default=256 * 1024 * 1024,
+        ge=64 * 1024,
+        le=4 * 1024**3,
+        description="How large a session's database may be; beyond, SQL fails with EDQUOT and changes nothing.",
+    )
+    sqlite_processes: int = Field(
+        default=WORKERS_MAX,
+        ge=1,
+        le=4096,
+        description="How many databases may be open at a time, each in a process of its own; others are made anew.",
+    )
     cache_bytes: int = Field(
         default=CACHE_BYTES,
         ge=0,
@@ -187,4 +206,5 @@ class Settings(BaseSettings):
             retention_s=self.retention_s,
             snapshot_commits=self.snapshot_commits,
             snapshot_bytes_min=self.snapshot_bytes_min,
+            database=Limits(call_s=self.sqlite_call_s, database_bytes_max=self.sqlite_bytes_max),
         )

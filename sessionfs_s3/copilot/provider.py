@@ -32,8 +32,8 @@ from sessionfs_s3.copilot.ownership import OwnedSession
 from sessionfs_s3.errors import CommitUnknown, SessionFsError
 from sessionfs_s3.fs import joined, parse
 from sessionfs_s3.settings import Settings
+from sessionfs_s3.sqlite import QueryResult, ScratchError, Statement
 from sessionfs_s3.volume import Durability, Volume
-from sessionfs_s3.volume.sqlite import QueryResult, ScratchError, Statement
 
 EVENTS_NAME: Final = "events.jsonl"
 """The runtime's conversation log inside its state directory; without it no session can be resumed."""

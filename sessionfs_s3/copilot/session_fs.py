@@ -69,7 +69,8 @@ class SessionFs:
         Raises:
             InvalidInput: the URL, the tenant or a setting breaks a rule; nothing was written.
         """
-        return cls(url, tenant, Settings.load(**settings), system_environment())
+        loaded = Settings.load(**settings)
+        return cls(url, tenant, loaded, system_environment(sqlite_processes=loaded.sqlite_processes))
 
     def handler(self, session: CopilotSession) -> SessionProvider:
         """Return the provider for *session*: the SDK's ``create_session_fs_handler``.

@@ -1,33 +1,40 @@
-"""The session's SQLite database: a scratch file that follows the log; each commit of SQL is a commit of the log.
+"""The session's SQLite database: a local copy that follows the log; each commit of SQL is a commit of the log.
 
-SQLite runs in a thread, one call at a time. What a statement changed (pages, never SQL text) is appended to the log
-before the statement is acknowledged; when that fails, the scratch file is thrown away and made again from the tree.
+SQL runs in the local copy, one call at a time. What a call changed (pages, never SQL text) is appended to the log
+before the call is acknowledged; when that fails, the copy is thrown away, and made anew with the next call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
-from sessionfs_s3.errors import Closed
+from sessionfs_s3.errors import Closed, Unavailable
 from sessionfs_s3.fs import EMPTY, Content, Tree, WriteDatabase
-from sessionfs_s3.volume.committer import Durability, Plan
-from sessionfs_s3.volume.environment import Environment
-from sessionfs_s3.volume.sqlite import (
+from sessionfs_s3.sqlite import (
+    Database,
     DatabaseChange,
+    DatabaseHost,
     Limits,
     QueryResult,
-    ScratchDatabase,
     SqlError,
     Statement,
 )
+from sessionfs_s3.volume.committer import Durability, Plan
 from sessionfs_s3.volume.view import View
 
 T = TypeVar("T")
+
+_WINDOW_BYTES: Final = 32 * 1024 * 1024
+"""How much of a database is read at a time, side by side, when the local copy is made: what that takes in memory."""
+
+_TRIES_MAX: Final = 5
+"""How often the database may change under a reader while it makes its copy."""
+
+
+class _Changed(Exception):
+    """The database is not the one any more of which the copy was begun."""
 
 
 class SessionDatabase:
@@ -37,17 +44,16 @@ class SessionDatabase:
         self,
         view: View,
         change: Callable[[Plan, Durability], Awaitable[None]],
-        environment: Environment,
+        host: DatabaseHost,
         limits: Limits,
     ) -> None:
-        """Follow the database that *view* shows; commit changes through *change*."""
+        """Follow the database that *view* shows in copies that *host* opens; commit changes through *change*."""
         self._limits = limits
         self._view = view
         self._change = change
-        self._environment = environment
+        self._host = host
         self._lock = asyncio.Lock()
-        self._scratch: ScratchDatabase | None = None
-        self._directory: Path | None = None
+        self._copy: Database | None = None
         self._content: Content | None = None
         self._resting: asyncio.Task[None] | None = None
         self._closed = False
@@ -63,48 +69,48 @@ class SessionDatabase:
 
         Raises:
             SqlError: SQLite refuses; nothing changed.
+            ScratchError: the local copy failed; nothing changed.
             SessionFsError: the commit failed; the database is as it was stored.
-            OSError: EROFS, where the volume is open for reading only.
+            OSError: EROFS, where the volume is open for reading only; EDQUOT (a :class:`DatabaseFull`).
         """
-        return await self._apart(self._run(lambda scratch: scratch.query(kind, sql, params), durability))
+        return await self._apart(self._run(lambda copy: copy.query(kind, sql, params), durability))
 
     async def transaction(self, statements: Sequence[Statement], durability: Durability) -> tuple[QueryResult, ...]:
         """Run *statements* in one transaction and commit what they changed. Raises as :meth:`query`."""
-        return await self._apart(self._run(lambda scratch: scratch.transaction(statements), durability))
+        return await self._apart(self._run(lambda copy: copy.transaction(statements), durability))
 
     def rest(self) -> bool:
-        """Give the scratch file up in the background, unless a statement is running; return whether it is not."""
+        """Give the copy up in the background, unless a statement is running; return whether it is not."""
         if self._lock.locked():
             return False
-        if self._scratch is not None:
+        if self._copy is not None:
             self._resting = asyncio.create_task(self._give_up())
         return True
+
+    async def aclose(self) -> None:
+        """Remove the copy; a statement that is running is ended, one that is being stored is waited for."""
+        self._closed = True
+        if self._copy is not None:
+            self._copy.cancel()
+        await self._give_up()
 
     async def _give_up(self) -> None:
         async with self._lock:
             await self._discard()
 
-    async def aclose(self) -> None:
-        """Remove the scratch file; a statement that is running is ended, one that is being stored is waited for."""
-        self._closed = True
-        if self._scratch is not None:
-            self._scratch.cancel()
-        async with self._lock:
-            await self._discard()
-
     async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
-        # A caller who gives up must not release the lock while the thread still works on the connection.
+        # A caller who gives up must not release the lock while the statement goes on in the copy.
         return await asyncio.shield(asyncio.ensure_future(work))
 
     async def _run(
         self,
-        work: Callable[[ScratchDatabase], tuple[T, DatabaseChange | None]],
+        work: Callable[[Database], Awaitable[tuple[T, DatabaseChange | None]]],
         durability: Durability,
     ) -> T:
         async with self._lock:
-            scratch = await self._current()
+            copy = await self._current()
             try:
-                result, change = await self._environment.run_in_thread(functools.partial(work, scratch))
+                result, change = await work(copy)
                 if change is not None:
                     operation = WriteDatabase(change.size, change.extents)
                     await self._change(lambda _: [operation], durability)
@@ -116,32 +122,37 @@ class SessionDatabase:
                 raise
             return result
 
-    async def _current(self) -> ScratchDatabase:
-        """Return the scratch database, made anew where it does not hold what the tree holds."""
-        if self._closed:
-            raise Closed("the volume is closed")
-        if self._scratch is not None and self._content is (await self._view.tree()).database:
-            return self._scratch
-        await self._discard()
+    async def _current(self) -> Database:
+        """Return the local copy, made anew where it does not hold what the tree holds."""
+        for _ in range(_TRIES_MAX):
+            if self._closed:
+                raise Closed("the volume is closed")
+            content = (await self._view.tree()).database
+            if self._copy is not None and not self._copy.lost and self._content is content:
+                return self._copy
+            await self._discard()
+            try:
+                self._copy = await self._host.open(self._image(content), self._limits)
+            except _Changed:
+                continue
+            self._content = content
+        raise Unavailable("the session's database changes faster than it can be read")
 
-        def database(tree: Tree) -> Content:
-            # The last one asked for is the one that is read: a reader may move on when a blob was collected.
-            self._content = tree.database
-            return tree.database or EMPTY
+    async def _image(self, content: Content | None) -> AsyncIterator[bytes]:
+        """Yield the bytes of the database that is *content*; raise _Changed where the session has another by now."""
 
-        image = await self._view.read(database)
-        self._directory = await self._environment.run_in_thread(self._environment.scratch_directory)
-        opened = functools.partial(
-            ScratchDatabase.open, [image] if self._content else None, directory=self._directory, limits=self._limits
-        )
-        self._scratch = await self._environment.run_in_thread(opened)
-        return self._scratch
+        def find(tree: Tree) -> Content:
+            # A reader's tree may move on when a blob was collected: then this would be some of each.
+            if tree.database is not content:
+                raise _Changed
+            return content or EMPTY
+
+        size = 0 if content is None else content.size
+        for start in range(0, size, _WINDOW_BYTES):
+            yield await self._view.read(find, start, min(start + _WINDOW_BYTES, size))
 
     async def _discard(self) -> None:
-        scratch, self._scratch = self._scratch, None
+        copy, self._copy = self._copy, None
         self._content = None
-        directory, self._directory = self._directory, None
-        if scratch is not None:
-            await self._environment.run_in_thread(scratch.close)
-        if directory is not None:
-            await self._environment.run_in_thread(functools.partial(shutil.rmtree, directory, ignore_errors=True))
+        if copy is not None:
+            await copy.aclose()

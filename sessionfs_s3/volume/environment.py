@@ -1,4 +1,4 @@
-"""What the engine takes from the machine besides the store: clocks, randomness, threads, scratch directories.
+"""What the engine takes from the machine besides the store: clocks, randomness, threads, a host for databases.
 
 The only module of ``volume`` that may import them. Waiting goes through the event loop's own timers.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+from sessionfs_s3.sqlite import WORKERS_MAX, DatabaseHost, WorkerHost
 from sessionfs_s3.volume.cache import ContentCache
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ class Environment:
         random_bytes: that many unpredictable bytes.
         uniform: a number between 0 and 1, for jitter.
         run_in_thread: runs a blocking function off the event loop.
-        scratch_directory: makes a new private directory (mode 0700) for files that may vanish at any time.
+        databases: opens local copies of SQLite databases, which may be lost at any time.
         cache: what is kept of file contents; one for all volumes of a process.
     """
 
@@ -50,19 +49,22 @@ class Environment:
     random_bytes: Callable[[int], bytes]
     uniform: Callable[[], float]
     run_in_thread: RunInThread
-    scratch_directory: Callable[[], Path]
+    databases: DatabaseHost
     cache: ContentCache
 
 
-def system_environment() -> Environment:
-    """Return the environment of this process and machine."""
+def system_environment(*, sqlite_processes: int = WORKERS_MAX) -> Environment:
+    """Return the environment of this process and machine, for use within one event loop.
+
+    Databases run in at most *sqlite_processes* processes at a time.
+    """
     return Environment(
         wall_ms=_wall_ms,
         uptime_s=_uptime_s,
         random_bytes=secrets.token_bytes,
         uniform=random.random,
         run_in_thread=asyncio.to_thread,
-        scratch_directory=lambda: Path(tempfile.mkdtemp(prefix="sessionfs-")),
+        databases=WorkerHost(sqlite_processes),
         cache=_PROCESS_CACHE,
     )
 

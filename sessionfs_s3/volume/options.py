@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sessionfs_s3.sqlite import Limits
 from sessionfs_s3.volume.retry import Patience
 
 _MIB = 1024 * 1024
@@ -44,6 +45,7 @@ class VolumeOptions:
             well over *claim_answer_s_max*.
         fence_age_s: the first commit of an epoch is kept for so long, in seconds; an owner that was out of contact for
             half of it looks before it commits.
+        database: what the session's SQL may use up.
         retention_s: states of the last so many seconds can still be read; 0 keeps what two snapshots need.
     """
 
@@ -66,3 +68,4 @@ class VolumeOptions:
     collect_age_s: float = _HOUR_S
     fence_age_s: float = 7 * _DAY_S
     retention_s: float = 0.0
+    database: Limits = field(default_factory=Limits)

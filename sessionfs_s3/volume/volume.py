@@ -11,6 +11,7 @@ from sessionfs_s3 import fs
 from sessionfs_s3.errors import SessionFsError
 from sessionfs_s3.format import SessionKeys
 from sessionfs_s3.fs import Content, Stat, Tree
+from sessionfs_s3.sqlite import QueryResult, Statement
 from sessionfs_s3.store.protocol import Store
 from sessionfs_s3.volume.blobs import BlobWriter
 from sessionfs_s3.volume.committer import Committer, Durability, Plan
@@ -23,7 +24,6 @@ from sessionfs_s3.volume.log import SessionLog
 from sessionfs_s3.volume.options import VolumeOptions
 from sessionfs_s3.volume.session import Session
 from sessionfs_s3.volume.snapshots import SnapshotWriter
-from sessionfs_s3.volume.sqlite import Limits, QueryResult, Statement
 from sessionfs_s3.volume.state import Head
 from sessionfs_s3.volume.view import View
 
@@ -46,9 +46,7 @@ class Volume:
         self._view = view
         self._environment = session.environment
         self._options = session.options
-        self._database = SessionDatabase(
-            view, self._change, session.environment, Limits(change_bytes_max=session.options.file_bytes_max)
-        )
+        self._database = SessionDatabase(view, self._change, session.environment.databases, session.options.database)
         self._closed = False
         self._idle = IdleTimer(session.options.idle_s, lambda: self._database.rest() and view.rest())
         self._idle.touch()

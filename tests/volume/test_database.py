@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sessionfs_s3.errors import CommitUnknown, Fenced
+from sessionfs_s3.sqlite import ScratchError, SqlError, Statement, WorkerHost
+from sessionfs_s3.sqlite.connection import _FORK_SERVER, WorkerDatabase
 from sessionfs_s3.testing.faults import Fate, Fault, FaultyStore
 from sessionfs_s3.volume import Environment, Volume
-from sessionfs_s3.volume.sqlite import ScratchDatabase, ScratchError, SqlError, Statement
 from tests.volume.conftest import OpenVolume
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*), 1 FROM n"
 
 
 async def _count(volume: Volume) -> object:
@@ -26,6 +31,10 @@ async def _table(open_volume: OpenVolume) -> Volume:
     await volume.sqlite_query("exec", "CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT)")
     assert await volume.sqlite_exists() is True
     return volume
+
+
+def _modes(directory: Path) -> dict[str, int]:
+    return {each.suffix: stat.S_IMODE(each.stat().st_mode) for each in directory.rglob("*")}
 
 
 async def test_an_acknowledged_row_is_there_on_another_replica(store: FaultyStore, open_volume: OpenVolume) -> None:
@@ -103,20 +112,11 @@ async def test_files_and_rows_are_one_order(open_volume: OpenVolume) -> None:
 async def test_scratch_files_go_with_the_volume(
     open_volume: OpenVolume, environment: Environment, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    made: list[Path] = []
-
-    def scratch() -> Path:
-        made.append(tmp_path / f"scratch-{len(made)}")
-        made[-1].mkdir(mode=0o700)
-        return made[-1]
-
-    volume = await open_volume(environment=replace(environment, scratch_directory=scratch))
+    volume = await open_volume(environment=replace(environment, databases=WorkerHost(directory=tmp_path)))
     await volume.sqlite_query("exec", "CREATE TABLE t (x)")
-    assert [each.exists() for each in made] == [True]
+    assert _modes(tmp_path) == {"": 0o700, ".db": 0o600, ".db-shm": 0o600, ".db-wal": 0o600}
     await volume.aclose()
-    assert [each.exists() for each in made] == [False]
+    assert _modes(tmp_path) == {}
 
 
 async def test_a_reader_follows_the_database(open_volume: OpenVolume) -> None:
@@ -144,24 +144,21 @@ async def test_a_caller_who_gives_up_leaves_the_database_usable(store: FaultySto
 
 async def test_closing_ends_a_statement_that_would_run_for_ever(open_volume: OpenVolume) -> None:
     volume = await _table(open_volume)
-    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
-    query = asyncio.create_task(volume.sqlite_query("query", endless))
+    query = asyncio.create_task(volume.sqlite_query("query", ENDLESS))
     await asyncio.sleep(0.05)
     await asyncio.wait_for(volume.aclose(), 10)
     with pytest.raises(SqlError, match="cancel"):
         await query
 
 
-async def test_a_local_copy_that_failed_is_made_anew(open_volume: OpenVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_local_copy_whose_process_died_is_made_anew(open_volume: OpenVolume) -> None:
     volume = await _table(open_volume)
     await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('a')")
-
-    def broken(self: ScratchDatabase, *_: object) -> None:
-        del self
-        raise ScratchError("the disk is gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ScratchDatabase, "query", broken)
-        with pytest.raises(ScratchError):
-            await volume.sqlite_query("run", "INSERT INTO t (x) VALUES ('b')")
+    copy = volume._database._copy
+    assert isinstance(copy, WorkerDatabase)
+    query = asyncio.create_task(volume.sqlite_query("run", f"INSERT INTO t {ENDLESS}"))
+    await asyncio.sleep(0.05)
+    _FORK_SERVER.kill(copy._number)
+    with pytest.raises(ScratchError, match="the process of the session's database has ended"):
+        await query
     assert await _count(volume) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import random
 import tracemalloc
 from dataclasses import replace
@@ -16,6 +15,7 @@ import pytest
 from sessionfs_s3.errors import Closed, Fenced, Unavailable
 from sessionfs_s3.format import Kind
 from sessionfs_s3.fs import Chunk
+from sessionfs_s3.sqlite import WorkerHost
 from sessionfs_s3.store import MemoryStore
 from sessionfs_s3.testing.faults import Fate, Fault, Verb
 from sessionfs_s3.volume import Durability, Environment, Volume
@@ -42,14 +42,7 @@ def scratch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(scratch: Path) -> Environment:
-    counter = itertools.count()
-
-    def make() -> Path:
-        made = scratch / str(next(counter))
-        made.mkdir()
-        return made
-
-    return replace(system_environment(), cache=ContentCache(0), scratch_directory=make)
+    return replace(system_environment(), cache=ContentCache(0), databases=WorkerHost(directory=scratch))
 
 
 def _asleep(volume: Volume) -> bool:

@@ -8,9 +8,9 @@ import random
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
-from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
+from sessionfs_s3.testing.simulation.databases import LocalDatabases
 from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.environment import Environment
 
@@ -105,8 +105,14 @@ def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         loop.close()
 
 
-def environment(loop: VirtualLoop, rng: random.Random, *, ahead_s: Callable[[], float] = lambda: 0.0) -> Environment:
-    """Return an environment whose clocks are *loop*'s and whose randomness is *rng*'s.
+def environment(
+    loop: VirtualLoop,
+    rng: random.Random,
+    databases: LocalDatabases,
+    *,
+    ahead_s: Callable[[], float] = lambda: 0.0,
+) -> Environment:
+    """Return an environment whose clocks are *loop*'s and whose randomness is *rng*'s, with databases in *databases*.
 
     Its time of day is *ahead_s* seconds ahead; the clock that counts suspension is right, as on real machines.
     """
@@ -116,15 +122,12 @@ def environment(loop: VirtualLoop, rng: random.Random, *, ahead_s: Callable[[], 
         await asyncio.sleep(rng.uniform(0.0, 0.01))
         return function()
 
-    def no_scratch() -> Path:
-        raise NotImplementedError("the simulation has no disk")
-
     return Environment(
         wall_ms=lambda: START_MS + int((loop.time() + ahead_s()) * 1000),
         uptime_s=loop.time,
         random_bytes=rng.randbytes,
         uniform=rng.random,
         run_in_thread=run_in_thread,
-        scratch_directory=no_scratch,
+        databases=databases.host(run_in_thread),
         cache=ContentCache(rng.choice([0, 1000, 1 << 20])),
     )

@@ -13,6 +13,7 @@ from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.format import contents as format_contents
 from sessionfs_s3.fs import chunk, content
 from sessionfs_s3.fs.chunk import CHUNK_BYTES
+from sessionfs_s3.testing.simulation.databases import LocalDatabases
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.testing.simulation.oracle import files_of, violations
 from sessionfs_s3.testing.simulation.world import KEYS, LOG, History, World
@@ -62,8 +63,8 @@ def simulate(seed: int) -> Report:
     Raises:
         SimulationFailed: with the seed, the broken rules and the timeline.
     """
-    with _chunks_of(SMALL_CHUNK_BYTES if seed % 4 else CHUNK_BYTES):
-        return run(lambda loop: _simulate(loop, seed))
+    with _chunks_of(SMALL_CHUNK_BYTES if seed % 4 else CHUNK_BYTES), LocalDatabases() as databases:
+        return run(lambda loop: _simulate(loop, seed, databases))
 
 
 @contextmanager
@@ -76,12 +77,11 @@ def _chunks_of(size: int) -> Generator[None]:
         yield
 
 
-async def _simulate(loop: VirtualLoop, seed: int) -> Report:
-    world = World(loop, seed)
+async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> Report:
+    world = World(loop, seed, databases)
     await world.live()
-    calm = LogReader(
-        Session(world.store("judge", calm=True), KEYS, environment(loop, random.Random(seed)), world.options)
-    )
+    machine = environment(loop, random.Random(seed), databases)
+    calm = LogReader(Session(world.store("judge", calm=True), KEYS, machine, world.options))
     history = world.history
     try:
         state = await calm.load()

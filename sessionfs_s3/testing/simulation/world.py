@@ -12,6 +12,7 @@ from typing import Any
 
 from sessionfs_s3.errors import Corrupt, Fenced, SessionFsError
 from sessionfs_s3.format import SessionKeys
+from sessionfs_s3.testing.simulation.databases import LocalDatabases
 from sessionfs_s3.testing.simulation.loop import LIFE, VirtualLoop, environment
 from sessionfs_s3.testing.simulation.store import Bucket, Listings, SimulatedStore, Weather
 from sessionfs_s3.volume import Durability, Volume, VolumeOptions
@@ -79,9 +80,10 @@ class History:
 class World:
     """One bucket, one session, several replicas."""
 
-    def __init__(self, loop: VirtualLoop, seed: int) -> None:
-        """Make the world that *seed* stands for."""
+    def __init__(self, loop: VirtualLoop, seed: int, databases: LocalDatabases) -> None:
+        """Make the world that *seed* stands for; its machines keep their databases in *databases*."""
         self.loop = loop
+        self.databases = databases
         self.rng = random.Random(f"world {seed}")
         self.bucket = Bucket(self._listings())
         self.history = History()
@@ -232,9 +234,8 @@ class World:
             started_s = self.loop.time()
             try:
                 if volume is None or rng.random() < 0.3:
-                    volume = await Volume.open(
-                        store, KEYS, read_only=True, environment=environment(self.loop, rng), options=self.options
-                    )
+                    machine = environment(self.loop, rng, self.databases)
+                    volume = await Volume.open(store, KEYS, read_only=True, environment=machine, options=self.options)
                 elif rng.random() < 0.7:
                     await volume.refresh()
                 else:
@@ -292,7 +293,9 @@ class _Life:
                 self._world.store(self._name),
                 KEYS,
                 read_only=False,
-                environment=environment(self._world.loop, self._rng, ahead_s=self._world.clock(self._rng)),
+                environment=environment(
+                    self._world.loop, self._rng, self._world.databases, ahead_s=self._world.clock(self._rng)
+                ),
                 options=self._world.options,
             )
         except SessionFsError as error:

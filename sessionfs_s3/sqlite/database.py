@@ -15,19 +15,23 @@ A single PRAGMA runs outside of a transaction: ``foreign_keys`` has no effect in
 database is closed, and is not part of its contents.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# APSW's annotations name collections.abc.Buffer, which Python 3.11 does not have.
+
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sessionfs_s3.volume.sqlite import scratch
-from sessionfs_s3.volume.sqlite.guard import Guard
-from sessionfs_s3.volume.sqlite.prepared import Budget, Control, Prepared, control_word
-from sessionfs_s3.volume.sqlite.records import (
+import apsw
+
+from sessionfs_s3.sqlite import scratch
+from sessionfs_s3.sqlite.guard import Guard
+from sessionfs_s3.sqlite.prepared import Budget, Control, Prepared, control_word
+from sessionfs_s3.sqlite.records import (
     NO_RESULT,
     PAGE_BYTES,
     DatabaseChange,
@@ -40,9 +44,9 @@ from sessionfs_s3.volume.sqlite.records import (
     SqlError,
     Statement,
 )
-from sessionfs_s3.volume.sqlite.script import main_verb
-from sessionfs_s3.volume.sqlite.values import Bindings, decode_text, json_bytes, to_json
-from sessionfs_s3.volume.sqlite.wal import UnexpectedLog, WalReader, merge
+from sessionfs_s3.sqlite.script import main_verb
+from sessionfs_s3.sqlite.values import Bindings, json_bytes, to_json
+from sessionfs_s3.sqlite.wal import UnexpectedLog, WalReader, merge
 
 _T = TypeVar("_T")
 _DEFAULT_LIMITS = Limits()
@@ -52,23 +56,20 @@ _SCRIPT = "sessionfs_script"  # the savepoint that stands for a script's own BEG
 class ScratchDatabase:
     """An open database; :meth:`open` makes one. Not safe for calls at the same time, except for :meth:`cancel`."""
 
-    def __init__(self, layout: scratch.Layout, limits: Limits, clock: Callable[[], float]) -> None:
-        """Open the database that *layout* describes."""
+    def __init__(self, layout: scratch.Layout, limits: Limits, guard: Guard) -> None:
+        """Open the database that *layout* describes, behind *guard*."""
         self._path = layout.path
         self._limits = limits
-        self._guard = Guard(limits, clock)
+        self._guard = guard
         self._unlogged = layout.first_page
         self._is_new = layout.is_new  # until its first change
         self._lost: str | None = None
         self._reader: WalReader | None = None
         self._closed = False
         # Statements are not cached, so that the authorizer sees each one.
-        self._connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, cached_statements=0, timeout=0
-        )
+        self._connection = apsw.Connection(str(self._path), statementcachesize=0)
         try:
-            self._connection.text_factory = decode_text
-            self._connection.execute("PRAGMA schema_version").fetchall()  # makes SQLite open the log and its index
+            self._connection.pragma("schema_version")  # makes SQLite open the log and its index
             self._guard.install(self._connection)
             self._reader = WalReader(self._path)
             self._mark = self._reader.mark()
@@ -84,6 +85,7 @@ class ScratchDatabase:
         directory: Path,
         limits: Limits = _DEFAULT_LIMITS,
         clock: Callable[[], float] = time.monotonic,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> ScratchDatabase:
         """Open a database in *directory*, with the contents of *image*.
 
@@ -94,6 +96,7 @@ class ScratchDatabase:
                 are replaced.
             limits: bounds on the database and on each call.
             clock: seconds, for the time limit.
+            interrupted: asked some thousand times a second while a call runs; true ends it, as :meth:`cancel` does.
 
         Raises:
             InvalidInput: *image* is no database with pages of 4096 bytes.
@@ -101,8 +104,8 @@ class ScratchDatabase:
         """
         layout = scratch.lay_out(directory, image)
         try:
-            return cls(layout, limits, clock)
-        except sqlite3.Error as failure:
+            return cls(layout, limits, Guard(limits, clock, interrupted))
+        except apsw.Error as failure:
             raise scratch.cannot_open(directory, failure) from failure
 
     def query(
@@ -113,7 +116,7 @@ class ScratchDatabase:
         Args:
             kind: ``query`` and ``run`` are the same here: rows and counts are returned where there are any.
             sql: the text; a script's statements share *params*.
-            params: named parameters; see :mod:`sessionfs_s3.volume.sqlite.values`.
+            params: named parameters; see :mod:`sessionfs_s3.sqlite.values`.
 
         Returns:
             The result, None for ``exec``; and what the call changed, None if nothing.
@@ -152,7 +155,7 @@ class ScratchDatabase:
                 for number, statement in enumerate(statements, 1):
                     try:
                         results.append(self._run(Prepared(statement, self._limits), budget, alone=False))
-                    except (sqlite3.Error, sqlite3.Warning, SqlError) as failure:
+                    except (apsw.Error, UnicodeDecodeError, SqlError) as failure:
                         explained = self._guard.explain(failure)
                         if not isinstance(explained, SqlError):
                             raise
@@ -171,7 +174,7 @@ class ScratchDatabase:
         if self._closed:
             return
         self._closed = True
-        with suppress(sqlite3.Error):  # a last checkpoint may fail; the files go anyway
+        with suppress(apsw.Error):  # a last checkpoint may fail; the files go anyway
             self._connection.close()
         if self._reader is not None:
             self._reader.close()
@@ -222,8 +225,8 @@ class ScratchDatabase:
                 opened = self._control(control, opened)
                 continue
             self._guard.expect(part)
-            with closing(self._connection.execute(part, prepared.bindings)) as cursor:
-                for _ in cursor:
+            with self._cursor() as cursor:
+                for _ in cursor.execute(part, prepared.bindings, can_cache=False):
                     self._guard.check_time()
         if opened:
             raise SqlError("the script leaves a transaction open: all of it was rolled back")
@@ -248,19 +251,29 @@ class ScratchDatabase:
         connection = self._connection
         verb = main_verb(part)
         inserts = verb in ("INSERT", "REPLACE")
-        changes_before = connection.total_changes
-        rowid_before = self._scalar("last_insert_rowid()") if inserts else 0
+        changes_before = connection.total_changes()
+        rowid_before = connection.last_insert_rowid()
         rows: list[dict[str, JsonValue]] = []
-        with closing(connection.execute(part, bound)) as cursor:
-            columns = tuple(str(column[0]) for column in cursor.description or ())
+        columns: tuple[str, ...] = ()
+
+        def begins(cursor: apsw.Cursor, *_: object) -> bool:
+            # Only here can the columns of a statement without rows be asked for.
+            nonlocal columns
+            columns = tuple(str(column[0]) for column in cursor.description)
+            return True
+
+        with self._cursor() as cursor:
+            cursor.exec_trace = begins
+            cursor.execute(part, bound, can_cache=False)
             names_bytes = 2 + sum(json_bytes(name) + 2 for name in columns)
+            values: tuple[object, ...]
             for values in cursor:
-                row = dict(zip(columns, map(to_json, values), strict=True))
+                row: dict[str, JsonValue] = dict(zip(columns, map(to_json, values), strict=True))
                 budget.spend(row, names_bytes)
                 rows.append(row)
                 self._guard.check_time()
         counts = inserts or verb in ("UPDATE", "DELETE")  # making a virtual table counts rows of its own, too
-        affected = self._scalar("changes()") if counts and connection.total_changes != changes_before else 0
+        affected = connection.changes() if counts and connection.total_changes() != changes_before else 0
         rowid = self._inserted_rowid(rowid_before) if inserts and affected else None
         return QueryResult(columns, tuple(rows), affected, rowid)
 
@@ -270,7 +283,7 @@ class ScratchDatabase:
         SQLite only says which rowid came last. The same one as before the statement may be of a new row in another
         table; or it is stale, if the conflict clause updated a row instead, or the table has no rowids.
         """
-        after = self._scalar("last_insert_rowid()")
+        after = self._connection.last_insert_rowid()
         if after != before:
             return after
         with self._guard.trusted():
@@ -281,14 +294,17 @@ class ScratchDatabase:
                     return None
         return None if self._guard.updated else after
 
+    @contextmanager
+    def _cursor(self) -> Generator[apsw.Cursor]:
+        cursor = self._connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close(force=True)  # whatever was wrong with its statement has been raised already
+
     def _own(self, sql: str) -> None:
         with self._guard.trusted():
-            self._connection.execute(sql).close()
-
-    def _scalar(self, expression: str) -> int:
-        with self._guard.trusted():
-            value = self._connection.execute(f"SELECT {expression}").fetchone()[0]
-        return int(value)
+            self._connection.execute(sql).close(force=True)
 
     # The log
 
@@ -325,7 +341,7 @@ class ScratchDatabase:
                 self._own("ROLLBACK")
             if self._log().mark() != self._mark:
                 raise UnexpectedLog("a call that failed was committed")
-        except (sqlite3.Error, OSError, UnexpectedLog) as failure:
+        except (apsw.Error, OSError, UnexpectedLog) as failure:
             raise self._give_up("rolling the session's local database back", failure) from failure
         self._tidy()
 
@@ -339,7 +355,7 @@ class ScratchDatabase:
         The process may die at any point of this. If it fails, the log is only longer than it should be: the next call
         tries again.
         """
-        with suppress(OSError, sqlite3.Error):
+        with suppress(OSError, apsw.Error):
             written_bytes = self._log().written_bytes()
             if written_bytes > min(self._limits.wal_bytes_max, self._mark.log_bytes):
                 self._own("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.volume.sqlite import QueryResult, SqlError, Statement
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import QueryResult, SqlError, Statement
+from tests.sqlite.replica import Replica
 
 # What the runtime sends before nearly every statement, in shape.
 SCHEMA = """

@@ -5,16 +5,28 @@ SQLite asks the authorizer about every action while it compiles a statement, inc
 valued functions and nested statements do. Statements are never cached, so that it is asked each time.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# APSW's annotations name collections.abc.Buffer, which Python 3.11 does not have.
+
 from __future__ import annotations
 
-import sqlite3
-import sys
+import errno
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from sessionfs_s3.volume.sqlite.records import PAGE_BYTES, Limits, ScratchError, SqlError
-from sessionfs_s3.volume.sqlite.scratch import MACHINE_CODES, primary_code
-from sessionfs_s3.volume.sqlite.script import significant
+import apsw
+
+from sessionfs_s3.sqlite.records import (
+    PAGE_BYTES,
+    DatabaseFull,
+    Limits,
+    ScratchError,
+    SqlError,
+    cancelled_error,
+    timeout_error,
+)
+from sessionfs_s3.sqlite.scratch import MACHINE_CODES, primary_code
+from sessionfs_s3.sqlite.script import significant
 
 _PROGRESS_STEPS = 10_000  # virtual machine steps between two looks at the clock: well under 1 ms
 
@@ -22,40 +34,40 @@ _PROGRESS_STEPS = 10_000  # virtual machine steps between two looks at the clock
 # is refused: ATTACH, DETACH, everything TEMP (it would silently be gone after a resume), and what is yet unknown.
 _ACTIONS = frozenset(
     {
-        sqlite3.SQLITE_ALTER_TABLE,
-        sqlite3.SQLITE_ANALYZE,
-        sqlite3.SQLITE_CREATE_INDEX,
-        sqlite3.SQLITE_CREATE_TABLE,
-        sqlite3.SQLITE_CREATE_TRIGGER,
-        sqlite3.SQLITE_CREATE_VIEW,
-        sqlite3.SQLITE_DELETE,
-        sqlite3.SQLITE_DROP_INDEX,
-        sqlite3.SQLITE_DROP_TABLE,
-        sqlite3.SQLITE_DROP_TRIGGER,
-        sqlite3.SQLITE_DROP_VIEW,
-        sqlite3.SQLITE_DROP_VTABLE,
-        sqlite3.SQLITE_INSERT,
-        sqlite3.SQLITE_READ,
-        sqlite3.SQLITE_RECURSIVE,
-        sqlite3.SQLITE_REINDEX,
-        sqlite3.SQLITE_SELECT,
-        sqlite3.SQLITE_UPDATE,
+        apsw.SQLITE_ALTER_TABLE,
+        apsw.SQLITE_ANALYZE,
+        apsw.SQLITE_CREATE_INDEX,
+        apsw.SQLITE_CREATE_TABLE,
+        apsw.SQLITE_CREATE_TRIGGER,
+        apsw.SQLITE_CREATE_VIEW,
+        apsw.SQLITE_DELETE,
+        apsw.SQLITE_DROP_INDEX,
+        apsw.SQLITE_DROP_TABLE,
+        apsw.SQLITE_DROP_TRIGGER,
+        apsw.SQLITE_DROP_VIEW,
+        apsw.SQLITE_DROP_VTABLE,
+        apsw.SQLITE_INSERT,
+        apsw.SQLITE_READ,
+        apsw.SQLITE_RECURSIVE,
+        apsw.SQLITE_REINDEX,
+        apsw.SQLITE_SELECT,
+        apsw.SQLITE_UPDATE,
     }
 )
 _CREATES = {  # in the database "temp", CREATE TABLE temp.x is no CREATE TEMP TABLE to the authorizer
-    sqlite3.SQLITE_CREATE_INDEX: sqlite3.SQLITE_CREATE_TEMP_INDEX,
-    sqlite3.SQLITE_CREATE_TABLE: sqlite3.SQLITE_CREATE_TEMP_TABLE,
-    sqlite3.SQLITE_CREATE_TRIGGER: sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
-    sqlite3.SQLITE_CREATE_VIEW: sqlite3.SQLITE_CREATE_TEMP_VIEW,
-    sqlite3.SQLITE_CREATE_VTABLE: sqlite3.SQLITE_CREATE_TEMP_TABLE,
+    apsw.SQLITE_CREATE_INDEX: apsw.SQLITE_CREATE_TEMP_INDEX,
+    apsw.SQLITE_CREATE_TABLE: apsw.SQLITE_CREATE_TEMP_TABLE,
+    apsw.SQLITE_CREATE_TRIGGER: apsw.SQLITE_CREATE_TEMP_TRIGGER,
+    apsw.SQLITE_CREATE_VIEW: apsw.SQLITE_CREATE_TEMP_VIEW,
+    apsw.SQLITE_CREATE_VTABLE: apsw.SQLITE_CREATE_TEMP_TABLE,
 }
 _ACTION_NAMES = {
-    sqlite3.SQLITE_ATTACH: "ATTACH (and VACUUM, which attaches)",
-    sqlite3.SQLITE_DETACH: "DETACH",
-    sqlite3.SQLITE_CREATE_TEMP_INDEX: "CREATE TEMP INDEX",
-    sqlite3.SQLITE_CREATE_TEMP_TABLE: "CREATE TEMP TABLE",
-    sqlite3.SQLITE_CREATE_TEMP_TRIGGER: "CREATE TEMP TRIGGER",
-    sqlite3.SQLITE_CREATE_TEMP_VIEW: "CREATE TEMP VIEW",
+    apsw.SQLITE_ATTACH: "ATTACH (and VACUUM, which attaches)",
+    apsw.SQLITE_DETACH: "DETACH",
+    apsw.SQLITE_CREATE_TEMP_INDEX: "CREATE TEMP INDEX",
+    apsw.SQLITE_CREATE_TEMP_TABLE: "CREATE TEMP TABLE",
+    apsw.SQLITE_CREATE_TEMP_TRIGGER: "CREATE TEMP TRIGGER",
+    apsw.SQLITE_CREATE_TEMP_VIEW: "CREATE TEMP VIEW",
 }
 _MODULES = frozenset({"fts5", "rtree", "rtree_i32"})
 _FUNCTIONS_REFUSED = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
@@ -111,24 +123,26 @@ class Guard:
         updated: whether the last statement itself updates rows: UPDATE, or an upsert.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
-        """Enforce *limits*, by a *clock* in seconds."""
+    def __init__(self, limits: Limits, clock: Callable[[], float], interrupted: Callable[[], bool]) -> None:
+        """Enforce *limits*, by a *clock* in seconds; end a call once *interrupted* says so."""
         self._limits = limits
         self._clock = clock
+        self._interrupted = interrupted
         self._deadline_s: float | None = None
         self._cancelled = False
         self._expired = False
         self._trusted = False
+        self._connection: apsw.Connection | None = None
         self._refusal: str | None = None
         self.in_transaction = False
         self.inserted: set[str] = set()
         self.updated = False
 
-    def install(self, connection: sqlite3.Connection) -> None:
+    def install(self, connection: apsw.Connection) -> None:
         """Settle *connection*: WAL as the log reader needs it, everything in bounds, the authorizer last."""
+        self._connection = connection
         limits = self._limits
         for pragma in (
-            "trusted_schema = OFF",
             "cell_size_check = ON",
             "mmap_size = 0",
             "temp_store = MEMORY",  # nothing outside of the scratch directory
@@ -140,20 +154,25 @@ class Guard:
         ):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         for category, value in (
-            (sqlite3.SQLITE_LIMIT_LENGTH, limits.value_bytes_max),
-            (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.sql_bytes_max),
-            (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
-            (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000),  # matching is quadratic, and one step to the clock
-            (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 100),
-            (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
+            (apsw.SQLITE_LIMIT_LENGTH, limits.value_bytes_max),
+            (apsw.SQLITE_LIMIT_SQL_LENGTH, limits.sql_bytes_max),
+            (apsw.SQLITE_LIMIT_ATTACHED, 0),
+            (apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000),  # matching is quadratic, and one step to the clock
+            (apsw.SQLITE_LIMIT_TRIGGER_DEPTH, 100),
+            (apsw.SQLITE_LIMIT_WORKER_THREADS, 0),
         ):
-            connection.setlimit(category, value)
-        if sys.version_info >= (3, 12):
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, False)
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, False)
+            connection.limit(category, value)
+        for switch, on in (
+            (apsw.SQLITE_DBCONFIG_DEFENSIVE, True),
+            (apsw.SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE, False),
+            (apsw.SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, False),
+            (apsw.SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, False),
+            (apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, False),
+            (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, False),
+        ):
+            connection.config(switch, int(on))
         connection.set_progress_handler(self._progress, _PROGRESS_STEPS)
-        connection.set_authorizer(self._authorize)
+        connection.authorizer = self._authorize
 
     @contextmanager
     def call(self) -> Generator[None]:
@@ -201,68 +220,72 @@ class Guard:
             raise self._time_error()
 
     def _time_error(self) -> SqlError:
-        if self._cancelled:
-            return SqlError("the call was cancelled and rolled back", "timeout")
-        return SqlError(f"the call ran for more than {self._limits.call_s:g} s and was rolled back", "timeout")
+        return cancelled_error() if self._cancelled else timeout_error(self._limits)
 
     def explain(self, failure: Exception) -> SqlError | ScratchError | None:
         """Return what the caller is told about *failure*, or None if it is none of SQLite's."""
         if isinstance(failure, SqlError | ScratchError):
             return failure
-        if isinstance(failure, MemoryError):
-            return ScratchError("out of memory in the session's database")
-        if not isinstance(failure, sqlite3.Error | sqlite3.Warning):
+        primary = primary_code(failure)
+        if isinstance(failure, MemoryError) or primary == apsw.SQLITE_NOMEM:
+            size = self._limits.memory_bytes_max
+            return SqlError(f"the call needs more memory than the {size:,} bytes that it may use", "limit")
+        if isinstance(failure, UnicodeDecodeError):
+            return SqlError("the result has TEXT that is not UTF-8: select CAST(… AS BLOB) instead")
+        if not isinstance(failure, apsw.Error):
             return None
         if self._cancelled or self._expired:
             return self._time_error()
         if self._refusal is not None:
             return SqlError(self._refusal, "refused")
-        primary = primary_code(failure)
-        if primary == sqlite3.SQLITE_FULL:
-            size = self._limits.database_bytes_max
-            return SqlError(f"{failure} (a session's database may have {size:,} bytes; nothing was changed)", "full")
+        if primary == apsw.SQLITE_FULL and not self._is_disk_full():
+            return DatabaseFull(self._limits.database_bytes_max)
         if primary in MACHINE_CODES:
             return ScratchError(f"the session's local database failed: {failure}")
-        if isinstance(failure, sqlite3.ProgrammingError) and "has no name" in str(failure):
+        if isinstance(failure, apsw.BindingsError) and "has no name" in str(failure):
             return SqlError("parameters without a name (?) cannot be given here; use :name")
-        return SqlError(str(failure), "limit" if primary == sqlite3.SQLITE_TOOBIG else "sql")
+        return SqlError(str(failure), "limit" if primary == apsw.SQLITE_TOOBIG else "sql")
 
-    def _progress(self) -> int:
+    def _is_disk_full(self) -> bool:
+        return self._connection is not None and self._connection.system_errno in (errno.ENOSPC, errno.EDQUOT)
+
+    def _progress(self) -> bool:
         if self._trusted or self._deadline_s is None:
-            return 0
+            return False
         self._expired = self._expired or self._clock() > self._deadline_s
-        return int(self._expired or self._cancelled)
+        self._cancelled = self._cancelled or self._interrupted()
+        return self._expired or self._cancelled
 
     def _authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, inner: str | None
     ) -> int:
         if self._trusted:
-            return sqlite3.SQLITE_OK
+            return apsw.SQLITE_OK
         if database == "temp":
             action = _CREATES.get(action, action)
         refusal = self._rule(action, first or "", second, inner is None)
         if refusal is None:
-            return sqlite3.SQLITE_OK
+            return apsw.SQLITE_OK
         self._refusal = refusal
-        return sqlite3.SQLITE_DENY
+        return apsw.SQLITE_DENY
 
     def _rule(self, action: int, first: str, second: str | None, outermost: bool) -> str | None:
         """Return why *action* is refused, or None; *first* and *second* are the authorizer's arguments."""
-        if action == sqlite3.SQLITE_INSERT and outermost:
+        if action == apsw.SQLITE_INSERT and outermost:
             self.inserted.add(first)
-        elif action == sqlite3.SQLITE_UPDATE and outermost:
+        elif action == apsw.SQLITE_UPDATE and outermost:
             self.updated = True
         if action in _ACTIONS:
             return f"the table {first} is refused" if first.lower() in _TABLES_REFUSED else None
-        if action == sqlite3.SQLITE_FUNCTION:
+        if action == apsw.SQLITE_FUNCTION:
             return f"the function {second} is refused" if (second or "").lower() in _FUNCTIONS_REFUSED else None
-        if action == sqlite3.SQLITE_PRAGMA:
+        if action == apsw.SQLITE_PRAGMA:
             return self._pragma_rule(first.lower(), second)
-        if action == sqlite3.SQLITE_CREATE_VTABLE:
+        if action == apsw.SQLITE_CREATE_VTABLE:
             if (second or "").lower() in _MODULES:
                 return None
             return f"virtual tables of {second} are refused; there are {', '.join(sorted(_MODULES))}"
-        if action in (sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT):
+        if action in (apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT):
             return _transaction_rule(first)
         return f"{_ACTION_NAMES.get(action, f'action {action}')} is refused: a session has one database, kept for good"
 

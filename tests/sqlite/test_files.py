@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.volume.sqlite import PAGE_BYTES, DatabaseChange, ScratchDatabase, ScratchError
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import PAGE_BYTES, DatabaseChange, ScratchDatabase, ScratchError
+from tests.sqlite.replica import Replica
 
 
 def made(path: Path, *statements: str) -> bytes:

@@ -3,16 +3,20 @@
 One directory holds one database at a time; whatever an earlier one left there is removed first.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# APSW's annotations name collections.abc.Buffer, which Python 3.11 does not have.
+
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import apsw
+
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.volume.sqlite.records import PAGE_BYTES
+from sessionfs_s3.sqlite.records import PAGE_BYTES
 
 _NAME = "session.db"
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
@@ -26,27 +30,27 @@ _VERSIONS_WAL = b"\x02\x02"
 # Primary result codes that blame the local file or the machine, not the SQL or the image (sqlite.org/rescode.html).
 MACHINE_CODES = frozenset(
     {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOTADB,
+        apsw.SQLITE_PERM,
+        apsw.SQLITE_BUSY,
+        apsw.SQLITE_READONLY,
+        apsw.SQLITE_IOERR,
+        apsw.SQLITE_CANTOPEN,
+        apsw.SQLITE_PROTOCOL,
+        apsw.SQLITE_NOTADB,
+        apsw.SQLITE_FULL,  # the disk: that the database is as large as it may be is found out before
     }
 )
 
 
 def primary_code(failure: Exception) -> int | None:
-    """Return SQLite's primary result code, or None for what the ``sqlite3`` module raises of its own."""
-    code = getattr(failure, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else None
+    """Return SQLite's primary result code, or None for what APSW raises of its own."""
+    code = getattr(failure, "result", None)
+    return code if isinstance(code, int) and code > 0 else None
 
 
-def cannot_open(directory: Path, failure: sqlite3.Error) -> OSError | InvalidInput:
+def cannot_open(directory: Path, failure: apsw.Error) -> OSError | InvalidInput:
     """Return what *failure* to open a database in *directory* means: no fit place, or no sound image."""
-    if primary_code(failure) in MACHINE_CODES - {sqlite3.SQLITE_NOTADB} | {sqlite3.SQLITE_FULL}:
+    if primary_code(failure) in MACHINE_CODES - {apsw.SQLITE_NOTADB} | {apsw.SQLITE_NOMEM}:
         return OSError(f"SQLite cannot open a database in {directory}: {failure}")
     return InvalidInput("SQLite image", _NAME, str(failure))
 
@@ -89,14 +93,14 @@ def lay_out(directory: Path, image: Iterable[bytes] | None) -> Layout:
 
 def _switch_to_wal(path: Path) -> bytes:
     """Put the database at *path* into WAL mode, and return its first page."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         try:
-            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            connection.execute("PRAGMA synchronous = OFF")
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.Error as failure:
+            connection.pragma("page_size", PAGE_BYTES)
+            connection.pragma("synchronous", "OFF")
+            mode = connection.pragma("journal_mode", "WAL")
+        except apsw.Error as failure:
             raise cannot_open(path.parent, failure) from failure
-    if mode != ("wal",):
+    if mode != "wal":
         raise OSError(f"SQLite cannot use WAL mode in {path.parent}: it answers {mode}")
     with path.open("rb") as file:
         return file.read(PAGE_BYTES)

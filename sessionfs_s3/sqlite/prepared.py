@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Literal, get_args
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.volume.sqlite.records import JsonValue, Kind, Limits, SqlError, Statement
-from sessionfs_s3.volume.sqlite.script import significant, split
-from sessionfs_s3.volume.sqlite.values import Bindings, bindings, json_bytes, well_formed
+from sessionfs_s3.sqlite.records import JsonValue, Kind, Limits, SqlError, Statement
+from sessionfs_s3.sqlite.script import significant, split
+from sessionfs_s3.sqlite.values import Bindings, bindings, json_bytes, well_formed
 
 Control = Literal["BEGIN", "COMMIT", "ROLLBACK"]
+
+
+def check_request(statements: Sequence[Statement], limits: Limits) -> None:
+    """Check what can be checked of *statements* without looking at every byte, before they travel anywhere.
+
+    Raises:
+        InvalidInput: there is no such kind.
+        SqlError: they are too many, or too long.
+    """
+    if len(statements) > limits.statements_max:
+        raise SqlError(f"the transaction has {len(statements):,} statements; {limits.statements_max:,} may be", "limit")
+    size = 0
+    for statement in statements:
+        _check_kind(statement)
+        if len(statement.sql) > limits.sql_bytes_max:
+            raise _too_long(limits)
+        size += len(statement.sql)
+        for value in (statement.params or {}).values():
+            size += len(value) if isinstance(value, (str, bytes)) else 8
+    if size > limits.request_bytes_max:
+        raise SqlError(f"SQL text and parameters take more than {limits.request_bytes_max:,} bytes", "limit")
+
+
+def _check_kind(statement: Statement) -> None:
+    if statement.kind not in get_args(Kind):
+        raise InvalidInput("SQL query type", statement.kind, f"must be one of {', '.join(get_args(Kind))}")
+
+
+def _too_long(limits: Limits) -> SqlError:
+    return SqlError(f"the SQL text is longer than {limits.sql_bytes_max:,} bytes", "limit")
 
 
 class Prepared:
@@ -24,19 +54,18 @@ class Prepared:
     """
 
     def __init__(self, statement: Statement, limits: Limits) -> None:
-        """Check *statement* and its parameters.
+        """Check *statement*, which :func:`check_request` has passed, and its parameters.
 
         Raises:
             InvalidInput: there is no such kind.
             SqlError: the text or a parameter is not acceptable, or ``query`` or ``run`` got several statements.
         """
-        if statement.kind not in get_args(Kind):
-            raise InvalidInput("SQL query type", statement.kind, f"must be one of {', '.join(get_args(Kind))}")
+        _check_kind(statement)
         sql = well_formed(statement.sql)
         if "\0" in sql:
             raise SqlError("the SQL text contains a NUL character")
-        if len(sql) > limits.sql_bytes_max or len(sql.encode()) > limits.sql_bytes_max:
-            raise SqlError(f"the SQL text is longer than {limits.sql_bytes_max:,} bytes", "limit")
+        if len(sql.encode()) > limits.sql_bytes_max:
+            raise _too_long(limits)
         self.kind: Kind = statement.kind
         self.parts = split(sql)
         self.bindings: Bindings = bindings(statement.params)

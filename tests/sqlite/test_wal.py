@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.volume.sqlite import PAGE_BYTES
-from sessionfs_s3.volume.sqlite.wal import Mark, UnexpectedLog, WalReader
+from sessionfs_s3.sqlite import PAGE_BYTES
+from sessionfs_s3.sqlite.wal import Mark, UnexpectedLog, WalReader
 
 NOTHING = Mark(b"", 0, 0)
 FRAME_BYTES = PAGE_BYTES + 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
@@ -18,7 +19,7 @@ Parameter: TypeAlias = "float | str | bytes | None"
 """What a named parameter may be; ``int`` and ``bool`` are among the floats, as Python's typing has it."""
 
 JsonValue: TypeAlias = "str | int | float | None"
-"""What a column of a result row may be: see :mod:`sessionfs_s3.volume.sqlite.values`."""
+"""What a column of a result row may be: see :mod:`sessionfs_s3.sqlite.values`."""
 
 Reason = Literal["sql", "refused", "timeout", "full", "limit"]
 """Why a call failed: SQLite's own error, a rule of the guard, time, the database's size, or another limit."""
@@ -37,6 +38,16 @@ class SqlError(Exception):
         """Carry SQLite's own *message*, or the rule that was broken."""
         super().__init__(message)
         self.reason: Reason = reason
+
+
+class DatabaseFull(SqlError, OSError):
+    """The database would be larger than it may be; nothing of the call was kept. ``errno`` is EDQUOT."""
+
+    def __init__(self, size_max: int) -> None:
+        """Say that the database may have *size_max* bytes."""
+        super().__init__(f"the database is full: it may have {size_max:,} bytes; nothing was changed", "full")
+        self.errno = errno.EDQUOT
+        self.size_max = size_max
 
 
 class ScratchError(Exception):
@@ -98,7 +109,9 @@ class Limits:
     Attributes:
         call_s: seconds that one call may run. The clock is looked at between steps of SQLite's virtual machine; one
             call of a built-in function is one step, and ``instr`` and ``replace`` take quadratic time.
-        sql_bytes_max: length of one call's SQL text, as UTF-8.
+        sql_bytes_max: length of one call's SQL text, as UTF-8; in a transaction, of each statement's.
+        statements_max: statements of one transaction.
+        request_bytes_max: SQL text and parameters of one call together, about; a frame from the runtime holds 64 MiB.
         value_bytes_max: one string, blob or row.
         rows_max: result rows of one call.
         result_bytes_max: result of one call, estimated as JSON; a frame to the runtime holds 64 MiB.
@@ -106,17 +119,22 @@ class Limits:
         change_bytes_max: pages that one call may write, give or take *cache_bytes*: the change is held in memory.
         wal_bytes_max: the write-ahead log is emptied when a call leaves it longer than this.
         cache_bytes: SQLite's page cache.
+        memory_bytes_max: what SQLite may allocate, where the database runs in a process of its own: sorts, groups and
+            temporary tables are kept in memory.
     """
 
     call_s: float = 30.0
     sql_bytes_max: int = 4 << 20
+    statements_max: int = 100_000
+    request_bytes_max: int = 64 << 20
     value_bytes_max: int = 4 << 20
     rows_max: int = 100_000
     result_bytes_max: int = 32 << 20
-    database_bytes_max: int = 1 << 30
-    change_bytes_max: int = 256 << 20
+    database_bytes_max: int = 256 << 20
+    change_bytes_max: int = 64 << 20
     wal_bytes_max: int = 4 << 20
     cache_bytes: int = 2 << 20
+    memory_bytes_max: int = 64 << 20
 
     def __post_init__(self) -> None:
         """Refuse a bound that is not positive."""
@@ -124,3 +142,13 @@ class Limits:
             value: float = getattr(self, limit.name)
             if not value > 0:
                 raise InvalidInput(f"SQLite limit {limit.name}", value, "must be greater than zero")
+
+
+def timeout_error(limits: Limits) -> SqlError:
+    """Return what a call that took too long is told."""
+    return SqlError(f"the call ran for more than {limits.call_s:g} s and was rolled back", "timeout")
+
+
+def cancelled_error() -> SqlError:
+    """Return what a call that was cancelled is told."""
+    return SqlError("the call was cancelled and rolled back", "timeout")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.volume.sqlite import Limits
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import Limits
+from tests.sqlite.replica import Replica
 
 Opener = Callable[..., Replica]
 

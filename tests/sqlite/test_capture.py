@@ -8,10 +8,10 @@ import struct
 
 import pytest
 
-from sessionfs_s3.volume.sqlite import PAGE_BYTES, ScratchDatabase, ScratchError, SqlError, Statement
-from sessionfs_s3.volume.sqlite.wal import WalReader, merge
-from tests.volume.sqlite.conftest import Opener
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import PAGE_BYTES, ScratchDatabase, ScratchError, SqlError, Statement
+from sessionfs_s3.sqlite.wal import WalReader, merge
+from tests.sqlite.conftest import Opener
+from tests.sqlite.replica import Replica
 
 SPILLING = {"cache_bytes": 40 * 1024}  # ten pages: anything larger is written to the log before its commit
 FILL = (

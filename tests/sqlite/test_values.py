@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from sessionfs_s3.volume.sqlite import SqlError
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import SqlError
+from tests.sqlite.replica import Replica
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,11 @@ def test_duplicate_columns_are_all_named_and_the_last_value_stands(database: Rep
     assert result.rows == ({"a": 3, "b": 2},)
 
 
-def test_text_that_is_not_utf8_reads_as_replacement_characters(database: Replica) -> None:
-    assert database.value("SELECT CAST(x'61ff62' AS TEXT)") == "a\ufffdb"
+def test_text_that_is_not_utf8_is_named_and_can_be_read_as_a_blob(database: Replica) -> None:
+    database.exec("CREATE TABLE t(v); INSERT INTO t VALUES (CAST(x'61ff62' AS TEXT))")
+    with pytest.raises(SqlError, match="TEXT that is not UTF-8: select CAST"):
+        database.query("SELECT v FROM t")
+    assert database.value("SELECT CAST(v AS BLOB) FROM t") == "base64:Yf9i"
 
 
 def test_surrogates_in_the_sql_text(database: Replica) -> None:

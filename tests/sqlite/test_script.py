@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from sessionfs_s3.volume.sqlite.script import main_verb, significant, split
+from sessionfs_s3.sqlite.script import main_verb, significant, split
 
 TRIGGER = (
     "CREATE TRIGGER IF NOT EXISTS tr AFTER INSERT ON t BEGIN"

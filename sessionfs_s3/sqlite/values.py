@@ -19,7 +19,7 @@ NULL                      None
 INTEGER in ±(2**53 - 1)   int
 INTEGER beyond            str of decimal digits, since JSON readers would round it
 REAL                      float; infinities as "Infinity" and "-Infinity"
-TEXT                      str; bytes that are not UTF-8 become U+FFFD
+TEXT                      str; an error for bytes that are not UTF-8
 BLOB                      str: "base64:" and standard base64
 ========================  ==========================================================
 """
@@ -32,7 +32,7 @@ import re
 from collections.abc import Mapping
 
 from sessionfs_s3.errors import shown
-from sessionfs_s3.volume.sqlite.records import JsonValue, Parameter, SqlError
+from sessionfs_s3.sqlite.records import JsonValue, Parameter, SqlError
 
 _WHOLE_FLOAT_MAX = 2**53  # up to here every whole number has a float of its own
 _SAFE_INTEGER_MAX = 2**53 - 1  # ECMAScript's Number.MAX_SAFE_INTEGER
@@ -82,11 +82,6 @@ def _to_sqlite(name: str, value: object) -> int | float | str | bytes | None:
 def well_formed(text: str) -> str:
     """Return *text* with lone surrogates, which UTF-8 cannot carry, replaced by U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
-def decode_text(raw: bytes) -> str:
-    """Return SQLite's TEXT as a string: a cast can give TEXT any bytes."""
-    return raw.decode("utf-8", "replace")
 
 
 def to_json(value: object) -> JsonValue:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from sessionfs_s3.volume.sqlite import (
+from sessionfs_s3.sqlite import (
     PAGE_BYTES,
     DatabaseChange,
     Kind,

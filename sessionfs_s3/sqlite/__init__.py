@@ -1,4 +1,11 @@
-"""The synchronous SQLite engine of one session: SQL in, results and changed pages out. Imports only ``errors``.
+"""One session's SQLite database: SQL in, results and changed pages out. Knows nothing of the log.
+
+An event loop has a :class:`WorkerHost` (:mod:`.host`), which opens each database in a process of its own:
+
+* :mod:`.connection`: the host's end of the connection. :mod:`.wire`: what is said over it.
+* :mod:`.forkserver`: where the processes come from. :mod:`.worker`: what runs in one.
+
+What runs there is synchronous, and can be used without all that:
 
 * :mod:`.database`: :class:`ScratchDatabase`, one call = one transaction = at most one change.
 * :mod:`.wal`: which pages a commit wrote.
@@ -8,10 +15,12 @@
 * :mod:`.scratch`: the files.
 """
 
-from sessionfs_s3.volume.sqlite.database import ScratchDatabase
-from sessionfs_s3.volume.sqlite.records import (
+from sessionfs_s3.sqlite.database import ScratchDatabase
+from sessionfs_s3.sqlite.host import WORKERS_MAX, Database, DatabaseHost, WorkerHost
+from sessionfs_s3.sqlite.records import (
     PAGE_BYTES,
     DatabaseChange,
+    DatabaseFull,
     JsonValue,
     Kind,
     Limits,
@@ -24,7 +33,11 @@ from sessionfs_s3.volume.sqlite.records import (
 
 __all__ = [
     "PAGE_BYTES",
+    "WORKERS_MAX",
+    "Database",
     "DatabaseChange",
+    "DatabaseFull",
+    "DatabaseHost",
     "JsonValue",
     "Kind",
     "Limits",
@@ -34,4 +47,5 @@ __all__ = [
     "ScratchError",
     "SqlError",
     "Statement",
+    "WorkerHost",
 ]

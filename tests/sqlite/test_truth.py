@@ -11,9 +11,9 @@ from contextlib import closing
 
 import pytest
 
-from sessionfs_s3.volume.sqlite import SqlError, Statement
-from tests.volume.sqlite.conftest import Opener
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import SqlError, Statement
+from tests.sqlite.conftest import Opener
+from tests.sqlite.replica import Replica
 
 STEPS = 150
 START = [f"CREATE TABLE t{number}(id INTEGER PRIMARY KEY, a, b)" for number in range(3)]

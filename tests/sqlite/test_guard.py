@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
-import sys
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.volume.sqlite import Limits, SqlError, Statement
-from sessionfs_s3.volume.sqlite.guard import Guard
-from tests.volume.sqlite.conftest import Opener
-from tests.volume.sqlite.replica import Replica
+from sessionfs_s3.sqlite import DatabaseFull, Limits, SqlError, Statement
+from sessionfs_s3.sqlite.guard import Guard
+from tests.sqlite.conftest import Opener
+from tests.sqlite.replica import Replica
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
 
@@ -161,34 +161,32 @@ def test_allowed(table: Replica, sql: str) -> None:
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(tmp_path / "guarded.db", isolation_level=None, cached_statements=0)) as connection:
+def guarded(tmp_path: Path) -> Iterator[apsw.Connection]:
+    with closing(apsw.Connection(str(tmp_path / "guarded.db"), statementcachesize=0)) as connection:
         connection.execute("CREATE TABLE t(v)")
-        Guard(Limits(), lambda: 0.0).install(connection)
+        Guard(Limits(), lambda: 0.0, lambda: False).install(connection)
         yield connection
 
 
 @pytest.mark.parametrize(
     "sql", ["ATTACH ':memory:' AS m", "VACUUM", "VACUUM INTO '{new}'", "BEGIN", "SAVEPOINT s", "PRAGMA mmap_size = 1"]
 )
-def test_the_authorizer_needs_no_help(guarded: sqlite3.Connection, tmp_path: Path, sql: str) -> None:
-    with pytest.raises(sqlite3.DatabaseError, match=r"(not authorized|authorization denied)"):
+def test_the_authorizer_needs_no_help(guarded: apsw.Connection, tmp_path: Path, sql: str) -> None:
+    with pytest.raises(apsw.AuthError, match=r"(not authorized|authorization denied)"):
         guarded.execute(sql.format(new=tmp_path / "new.db")).fetchall()
     assert not (tmp_path / "new.db").exists()
     assert guarded.execute("SELECT count(*) FROM t").fetchall() == [(0,)]
 
 
-def test_the_settings(guarded: sqlite3.Connection) -> None:
-    assert guarded.getlimit(sqlite3.SQLITE_LIMIT_ATTACHED) == 0
-    assert guarded.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == Limits().value_bytes_max
-    guarded.set_authorizer(None)
+def test_the_settings(guarded: apsw.Connection) -> None:
+    assert guarded.limit(apsw.SQLITE_LIMIT_ATTACHED) == 0
+    assert guarded.limit(apsw.SQLITE_LIMIT_LENGTH) == Limits().value_bytes_max
+    guarded.authorizer = None
     for pragma, value in (("temp_store", 2), ("trusted_schema", 0), ("synchronous", 0), ("wal_autocheckpoint", 0)):
-        assert guarded.execute(f"PRAGMA {pragma}").fetchone() == (value,)
-    if sys.version_info >= (3, 12):
-        assert guarded.getconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE)
+        assert guarded.pragma(pragma) == value
+    assert guarded.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, -1) == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="defensive mode can be reached since Python 3.12")
 def test_defensive_mode_guards_shadow_tables(table: Replica) -> None:
     table.exec("CREATE VIRTUAL TABLE f USING fts5(v)")
     with pytest.raises(SqlError, match="may not be modified"):
@@ -340,11 +338,9 @@ def test_database_size(opened: Opener) -> None:
     database = opened(database_bytes_max=400_000, cache_bytes=40_000)
     database.exec("CREATE TABLE t(v); INSERT INTO t VALUES ('kept')")
     fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) INSERT INTO t"
-    with pytest.raises(
-        SqlError, match=r"^database or disk is full \(a session's database may have 400,000 bytes"
-    ) as full:
+    with pytest.raises(DatabaseFull, match=r"^the database is full: it may have 400,000 bytes; nothing was ch") as full:
         database.run(f"{fill} SELECT hex(zeroblob(1000)) FROM n")
-    assert full.value.reason == "full"
+    assert (full.value.reason, full.value.errno) == ("full", errno.EDQUOT)
     assert unharmed(database)
     # What is deleted makes room again.
     for _ in range(5):
@@ -389,7 +385,7 @@ def test_a_trigger_may_not_do_what_its_author_may_not(table: Replica) -> None:
 def test_an_image_cannot_smuggle_in_what_is_refused(table: Replica, tmp_path: Path) -> None:
     path = tmp_path / "hostile.db"
     path.write_bytes(table.image)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         connection.execute("CREATE VIEW files AS SELECT load_extension('x') AS x")
         connection.execute("CREATE VIEW list AS SELECT * FROM pragma_database_list")
     table.image[:] = path.read_bytes()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sessionfs_s3.volume.sqlite.records import PAGE_BYTES
+from sessionfs_s3.sqlite.records import PAGE_BYTES
 
 _INDEX_VERSION = 3007000
 _INDEX_HEADER = struct.Struct("=I8xB3xII8x8s8x")  # version, initialised, mxFrame, pages, salt; in native order

@@ -1,0 +1,191 @@
+"""The fork server: a small process that makes workers by forking itself, and the handle by which a host asks it to.
+
+Starting an interpreter for each database would take 20 ms of processor time and 10 MB; a fork takes 1 ms, and shares
+most of its memory. The server has one thread, no session's data, an empty environment and no descriptor of its host's.
+It ends when its host does, however that ends.
+
+``multiprocessing`` has a fork server, too. Its children import the host's main module once more, which a library must
+not do to its users, and they unpickle what they are sent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from sessionfs_s3 import errors
+from sessionfs_s3.sqlite.worker import serve
+
+_REQUEST: Final = struct.Struct(">cQ")
+_FORK: Final = b"f"
+_KILL: Final = b"k"
+
+_MAIN: Final = f"import sys; sys.path[:0] = sys.argv[2:]; from {__name__} import main; main()"
+
+
+class ForkServer:
+    """A host's handle on its fork server, which is started with the first worker. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._count = 0
+
+    def fork(self) -> tuple[int, socket.socket]:
+        """Make a worker; return its number and this host's end of its socket.
+
+        Blocks for some tens of milliseconds when the server has to be started.
+
+        Raises:
+            OSError: no process can be made.
+        """
+        mine, theirs = socket.socketpair()
+        try:
+            with theirs, self._lock:
+                self._count += 1
+                request = _REQUEST.pack(_FORK, self._count)
+                try:
+                    self._send(request, theirs)
+                except OSError:
+                    self._stop()  # it has died: the next one serves as well
+                    self._send(request, theirs)
+                return self._count, mine
+        except BaseException:
+            mine.close()
+            raise
+
+    def kill(self, number: int) -> None:
+        """End worker *number* at once, if it still runs."""
+        with self._lock:
+            if self._control is not None and self._owner == os.getpid():
+                with suppress(OSError):
+                    self._control.send(_REQUEST.pack(_KILL, number))
+
+    def stop(self) -> None:
+        """End the server. Its workers go on until their sockets are closed."""
+        with self._lock:
+            self._stop()
+
+    def _send(self, request: bytes, descriptor: socket.socket) -> None:
+        if self._control is not None and self._owner != os.getpid():
+            self._stop()  # the host has forked: the server is its parent's
+        if self._control is None:
+            self._control, self._process = _started()
+            self._owner = os.getpid()
+            atexit.register(self.stop)
+        socket.send_fds(self._control, [request], [descriptor.fileno()])
+
+    def _stop(self) -> None:
+        control, process = self._control, self._process
+        self._control = self._process = None
+        if control is None or process is None:
+            return
+        control.close()
+        if self._owner == os.getpid():
+            process.wait()
+        else:
+            process.returncode = 0  # not this process's child: nothing to wait for
+        atexit.unregister(self.stop)
+
+
+def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    mine, theirs = socket.socketpair()
+    paths = dict.fromkeys(str(Path(str(module.__file__)).resolve().parents[1]) for module in (errors, apsw))
+    try:
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603  # this interpreter, and nothing that anybody gave
+                [sys.executable, "-I", "-c", _MAIN, str(theirs.fileno()), *paths],
+                env={},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # what a terminal sends to the host is the host's to handle
+            )
+    except BaseException:
+        mine.close()
+        raise
+    return mine, process
+
+
+def main() -> None:
+    """Serve the host whose socket has the descriptor number that stands in ``sys.argv[1]``."""
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        server = _Server(control)
+        while server.serve_once():
+            pass
+
+
+@contextmanager
+def _unreaped() -> Generator[None]:
+    """Reap no child meanwhile: the number of a process in the table is then no other process's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+class _Server:
+    """The server's side: forks, and keeps the numbers of those of its children that still run."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._workers: dict[int, int] = {}
+        signal.signal(signal.SIGCHLD, self._reap)
+
+    def serve_once(self) -> bool:
+        """Do what the host asks next; return whether there is a host."""
+        data, descriptors, *_ = socket.recv_fds(self._control, _REQUEST.size, 1)
+        if len(data) < _REQUEST.size:
+            return False
+        operation, number = _REQUEST.unpack(data)
+        if operation == _KILL:
+            with _unreaped():
+                for pid in [pid for pid, worker in self._workers.items() if worker == number]:
+                    os.kill(pid, signal.SIGKILL)
+            return True
+        with socket.socket(fileno=descriptors[0]) as host, _unreaped():
+            pid = os.fork()
+            if not pid:
+                self._become_worker(host)
+            self._workers[pid] = number
+        return True
+
+    def _become_worker(self, host: socket.socket) -> None:
+        status = 1
+        try:
+            self._control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            serve(host)
+            status = 0
+        except BaseException as failure:  # noqa: BLE001  # nothing may get out into the server's own code
+            sys.excepthook(type(failure), failure, failure.__traceback__)
+        finally:
+            os._exit(status)
+
+    def _reap(self, *_: object) -> None:
+        while True:
+            try:
+                pid = os.waitpid(-1, os.WNOHANG)[0]
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._workers.pop(pid, None)

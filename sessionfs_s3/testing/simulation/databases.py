@@ -1,0 +1,106 @@
+"""Databases of simulated machines: the engine's own SQLite, in this process, on a directory that goes with the run.
+
+A call is answered after a virtual while, during which anything may happen; what a machine that died had open is closed
+with the run. Real disk is touched and nothing else real.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sessionfs_s3.sqlite import (
+    DatabaseChange,
+    Kind,
+    Limits,
+    Parameter,
+    QueryResult,
+    ScratchDatabase,
+    Statement,
+)
+from sessionfs_s3.volume.environment import RunInThread
+
+
+class LocalDatabases:
+    """Where the databases of one run are; to be entered with ``with``."""
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._stack = ExitStack()
+        self._directory: Path | None = None
+        self._count = 0
+
+    def host(self, run_in_thread: RunInThread) -> LocalHost:
+        """Return a machine's host, whose work takes as long as *run_in_thread* says."""
+        return LocalHost(self, run_in_thread)
+
+    def open(self, image: Sequence[bytes], limits: Limits) -> ScratchDatabase:
+        """Open a database in a directory of its own."""
+        if self._directory is None:
+            self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sessionfs-sim-")))
+        self._count += 1
+        directory = self._directory / str(self._count)
+        directory.mkdir(mode=0o700)
+        database = ScratchDatabase.open(image or None, directory=directory, limits=limits)
+        self._stack.callback(database.close)
+        return database
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every database and remove the directory."""
+        self._stack.close()
+
+
+class LocalHost:
+    """Opens the databases of one machine."""
+
+    def __init__(self, databases: LocalDatabases, run_in_thread: RunInThread) -> None:
+        """Open them among *databases*."""
+        self._databases = databases
+        self._run_in_thread = run_in_thread
+
+    async def open(self, image: AsyncIterable[bytes], limits: Limits) -> LocalDatabase:
+        """Open a database; see :class:`~sessionfs_s3.sqlite.DatabaseHost`."""
+        chunks = [chunk async for chunk in image]
+        opened = await self._run_in_thread(lambda: self._databases.open(chunks, limits))
+        return LocalDatabase(opened, self._run_in_thread)
+
+
+class LocalDatabase:
+    """One open database; see :class:`~sessionfs_s3.sqlite.Database`."""
+
+    def __init__(self, opened: ScratchDatabase, run_in_thread: RunInThread) -> None:
+        """Run the calls on *opened*."""
+        self.lost = False
+        self._opened = opened
+        self._run_in_thread = run_in_thread
+
+    async def query(
+        self, kind: Kind, sql: str, params: Mapping[str, Parameter] | None
+    ) -> tuple[QueryResult | None, DatabaseChange | None]:
+        """Run one statement or script."""
+        return await self._run_in_thread(lambda: self._opened.query(kind, sql, params))
+
+    async def transaction(
+        self, statements: Sequence[Statement]
+    ) -> tuple[tuple[QueryResult, ...], DatabaseChange | None]:
+        """Run *statements*, all or none."""
+        return await self._run_in_thread(lambda: self._opened.transaction(statements))
+
+    def cancel(self) -> None:
+        """End the call that is running."""
+        self._opened.cancel()
+
+    async def aclose(self) -> None:
+        """Remove the database."""
+        self.lost = True
+        await self._run_in_thread(self._opened.close)
