@@ -56,7 +56,7 @@ class Sizes:
     large_mb: int = 200
     database_kb: int = 10_000
     sql_commits: int = 96
-    sql_rival_commits: int = 24
+    sql_rival_commits: int = 16
     restores: int = 5
     settings: dict[str, str] = field(default_factory=dict[str, str])
 

@@ -1,7 +1,8 @@
 """What resuming a session with a database costs: at open nothing, at the first statement one round trip.
 
 Each database is restored in fresh processes, which have nothing in their cache: one that was written in a few large
-commits, and one that grew in hundreds of small ones, whose pages lie in many blobs.
+commits, and one that grew in hundreds of small ones, whose pages lie in several blobs. Round trips are counted in this
+process: its cache knows a session by the proxy that it came through, so that it is as empty.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +30,9 @@ NAME = "restore"
 _SEED: Final = 10
 _STEP_BYTES: Final = 2_000_000
 """SQL text of one commit of a database that is written at once; a call takes at most 4 MiB."""
+
+_SCATTERED_COMMITS: Final = 200
+"""Commits of one row after a database has grown to its size: what a snapshot seals of them is in a blob of its own."""
 
 _ROUND_TRIP_S: Final = 0.4
 """As where openings are counted: longer than a client needs to send all that it can send at once."""
@@ -60,21 +64,19 @@ async def run(lab: Lab, sizes: Sizes) -> list[Row]:
             await volume.append_file(EVENTS_PATH, "{}\n")
         for name, size in names.items():
             expected[name] = await _build(fs, name, size)
-    for name in expected:
-        await _settle(lab.direct(prefix), _session(name), sizes)
+    settings = {**sizes.settings, "snapshot_commits": "1"}
+    async with SessionFs.open(lab.direct(prefix), tenant=TENANT, **settings) as fs:
+        for name in expected:
+            await _settle(fs, lab.direct(prefix), _session(name))
     seen = {name: _Seen() for name in expected}
     for _ in range(sizes.restores):
         for name, each in seen.items():
-            opening, restoring, took_s = await _resume(
-                lab, lab.proxy, prefix, name, expected=expected[name], sizes=sizes
-            )
-            each.opening.append(opening)
-            each.restoring.append(restoring)
-            each.restored_s.append(took_s)
+            await _resume(lab, prefix, name, expected[name], seen=each, sizes=sizes)
     with delay_proxy(lab.server.endpoint_url, fixed_s=_ROUND_TRIP_S) as slow:
-        for name, each in seen.items():
-            opening, restoring, _ = await _resume(lab, slow, prefix, name, expected=expected[name], sizes=sizes)
-            each.open_trips, each.restore_trips = round_trips(opening), round_trips(restoring)
+        settings = {**sizes.settings, "probe": "false"}
+        async with SessionFs.open(lab.through(slow, prefix), tenant=TENANT, **settings) as fs:
+            for name, each in seen.items():
+                await _count_round_trips(slow, fs, name, expected[name], each)
     without = seen.pop(_WITHOUT)
     return [row for name, each in seen.items() for row in _rows(name, each, without)]
 
@@ -91,6 +93,9 @@ async def _build(fs: SessionFs, name: str, size: int) -> dict[str, int]:
     async with fs.volume(_session(name)) as volume:
         if name.endswith(_GROWN):
             commits = await grow(volume, todos, size)
+            for _ in range(_SCATTERED_COMMITS):
+                await volume.sqlite_query("run", todos.change())
+            commits += _SCATTERED_COMMITS
         else:
             for script in todos.grow(size, _STEP_BYTES):
                 await volume.sqlite_query("exec", script)
@@ -101,14 +106,13 @@ async def _build(fs: SessionFs, name: str, size: int) -> dict[str, int]:
     return counts
 
 
-async def _settle(url: str, session: str, sizes: Sizes) -> None:
+async def _settle(fs: SessionFs, url: str, session: str) -> None:
     """Have *session* end with a snapshot, so that whatever it holds, opening it reads equally many objects."""
     keys = SessionKeys.of(TENANT, session)
     store = await open_store(url)
-    settings = {**sizes.settings, "snapshot_commits": "1"}
     try:
         for _ in range(_SETTLING_MAX):
-            async with SessionFs.open(url, tenant=TENANT, **settings) as fs, fs.volume(session) as volume:
+            async with fs.volume(session) as volume:
                 await volume.append_file(EVENTS_PATH, "{}\n")
             page = await store.list(keys.log, limit=2)
             names = [parse_log_name(entry.key.removeprefix(keys.log)) for entry in page.entries]
@@ -120,28 +124,44 @@ async def _settle(url: str, session: str, sizes: Sizes) -> None:
     raise RuntimeError(f"{session} has no snapshot of its last commit")
 
 
-async def _resume(
-    lab: Lab, proxy: DelayProxy, prefix: str, name: str, *, expected: dict[str, int], sizes: Sizes
-) -> tuple[list[Exchange], list[Exchange], float]:
-    """Open a session in a fresh process and ask its database; return both steps' requests, and the answer's seconds."""
+async def _resume(lab: Lab, prefix: str, name: str, expected: Mapping[str, int], *, seen: _Seen, sizes: Sizes) -> None:
+    """Open a session in a fresh process and ask its database; add what that took to *seen*."""
     marks = lab.prefix()
-    proxy.take()
+    lab.proxy.take()
     found = await asyncio.to_thread(
         in_child,
         "restore",
-        url=lab.through(proxy, prefix),
-        marks_url=lab.through(proxy, marks),
+        url=lab.delayed(prefix),
+        marks_url=lab.delayed(marks),
         session=_session(name),
         query=COUNTS if expected else "",
         settings=sizes.settings,
     )
-    seen = sorted(proxy.take(), key=lambda each: each.started_s)
-    if found.get("row", {}) != expected:
-        raise RuntimeError(f"{name}: the database holds {found.get('row')} where {expected} belongs")
-    at = [n for n, each in enumerate(seen) if f"/{marks}/" in each.target]
+    requests = sorted(lab.proxy.take(), key=lambda each: each.started_s)
+    _check(name, found.get("row", {}), expected)
+    at = [n for n, each in enumerate(requests) if f"/{marks}/" in each.target]
     if len(at) != len(MARKS):
         raise RuntimeError(f"{len(at)} marks were seen where {len(MARKS)} belong")
-    return seen[at[0] + 1 : at[1]], seen[at[1] + 1 : at[2]], float(found.get("restored_s", 0.0))
+    seen.opening.append(requests[at[0] + 1 : at[1]])
+    seen.restoring.append(requests[at[1] + 1 : at[2]])
+    seen.restored_s.append(float(found.get("restored_s", 0.0)))
+
+
+async def _count_round_trips(
+    proxy: DelayProxy, fs: SessionFs, name: str, expected: Mapping[str, int], seen: _Seen
+) -> None:
+    proxy.take()
+    async with fs.volume(_session(name)) as volume:
+        seen.open_trips = round_trips(proxy.take())
+        if expected:
+            found = await volume.sqlite_query("query", COUNTS)
+            seen.restore_trips = round_trips(proxy.take())
+            _check(name, found.rows[0] if found is not None else {}, expected)
+
+
+def _check(name: str, found: Mapping[str, object], expected: Mapping[str, int]) -> None:
+    if dict(found) != dict(expected):
+        raise RuntimeError(f"{name}: the database holds {found} where {expected} belongs")
 
 
 def _rows(name: str, seen: _Seen, without: _Seen) -> list[Row]:

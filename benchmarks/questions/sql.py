@@ -8,19 +8,15 @@ the background and on closing included.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
-from benchmarks.harness.exchanges import Exchange, by_verb, uncompressed_bytes
-from benchmarks.harness.lab import TENANT, Lab, Sizes, say, waited_s
+from benchmarks.harness.exchanges import Exchange, uncompressed_bytes
+from benchmarks.harness.lab import TENANT, Lab, Sizes, say
 from benchmarks.harness.report import Row
-from benchmarks.harness.rivals import Bucket, CutOff, Journal, WholeImage, counts_of
 from benchmarks.harness.todos import COUNTS, TodoList
+from benchmarks.questions.sql_rivals import Run, Work, clocked, cut_off_rows, measured
 from sessionfs_s3 import SessionFs, Volume
-from sessionfs_s3.store import open_store
 
 NAME = "sql"
 _SEED: Final = 9
@@ -29,36 +25,7 @@ _GROWING_COMMITS: Final = 500
 """Commits in which a session's database grows to its size: blobs and snapshots are then what they are in use."""
 
 _STEP_BYTES_MIN: Final = 2000
-_IMAGES: Final = {"whole file": False, "whole file, zstd": True}
-_JOURNALS: Final[Mapping[str, Journal]] = {"sqlite-s3vfs": "delete", "sqlite-s3vfs, journal in memory": "memory"}
 _OURS: Final = "session"
-_ROWS: Final = (1, 30, 60, 90, 120)
-_README: Final = 'Its README: "No locking is performed, so client code must ensure that writes do not overlap"'
-
-
-@dataclass(slots=True)
-class _Run:
-    """What one way of committing took."""
-
-    commits: int
-    took_s: float
-    waited_s: float = 0.0
-    seen: list[Exchange] = field(default_factory=list[Exchange])
-
-    @property
-    def per_s(self) -> float:
-        """Commits per second."""
-        return self.commits / self.took_s
-
-    @property
-    def put_bytes(self) -> float:
-        """Bytes put for each commit."""
-        return sum(each.bytes_up for each in self.seen if each.verb == "PUT") / self.commits
-
-    @property
-    def requests(self) -> str:
-        """Requests of each verb for each commit."""
-        return ", ".join(f"{verb} {count / self.commits:.2g}" for verb, count in by_verb(self.seen).items())
 
 
 def database_sizes(sizes: Sizes) -> list[int]:
@@ -86,7 +53,7 @@ async def run(lab: Lab, sizes: Sizes) -> list[Row]:
     rows: list[Row] = []
     for size in database_sizes(sizes):
         rows += await _size_rows(lab, sizes, size)
-    return rows + await asyncio.to_thread(_cut_off_rows, lab)
+    return rows + await asyncio.to_thread(cut_off_rows, lab, NAME)
 
 
 async def _size_rows(lab: Lab, sizes: Sizes, size: int) -> list[Row]:
@@ -101,77 +68,30 @@ async def _size_rows(lab: Lab, sizes: Sizes, size: int) -> list[Row]:
     say(f"sql: {size_name(size)} in {commits} commits, built in {time.perf_counter() - started_s:.0f} s")
     image = todos.image()
     few = [todos.change() for _ in range(sizes.sql_rival_commits)]
-    few_counts = todos.counts()
-    runs = {
-        name: await _image(lab, image, few, few_counts, compressed=compressed) for name, compressed in _IMAGES.items()
-    }
-    for name, journal in _JOURNALS.items():
-        runs[name] = await asyncio.to_thread(_s3vfs, lab, image, few, few_counts, journal)
+    rivals = await measured(lab, Work(image, few, todos.counts()))
     many = few + [todos.change() for _ in range(sizes.sql_commits - len(few))]
-    ours = await _session(lab, prefix, many, todos.counts(), sizes)
+    ours = await _session(lab, prefix, Work(image, many, todos.counts()), sizes)
     todos.close()
-    return [
-        *_our_rows(size, ours),
-        *(row for name, rival in runs.items() for row in _rival_rows(size, ours, name, rival)),
-    ]
+    rows = _our_rows(size, ours)
+    for name, rival in rivals.items():
+        rows += _rival_rows(size, ours, name, rival)
+    return rows
 
 
-async def _session(lab: Lab, prefix: str, statements: Sequence[str], counts: Mapping[str, int], sizes: Sizes) -> _Run:
+async def _session(lab: Lab, prefix: str, work: Work, sizes: Sizes) -> Run:
     async with SessionFs.open(lab.delayed(prefix), tenant=TENANT, **sizes.settings) as fs:
         async with fs.volume("sql") as volume:
             await volume.sqlite_query("query", COUNTS)  # Restored before the clock runs.
-            lab.proxy.take()
-            waiting_s, started_s = waited_s(), time.perf_counter()
-            for sql in statements:
-                await volume.sqlite_query("run", sql)
-            run = _Run(len(statements), time.perf_counter() - started_s, waited_s() - waiting_s)
+            with clocked(lab, len(work.statements)) as run:
+                for sql in work.statements:
+                    await volume.sqlite_query("run", sql)
             found = await volume.sqlite_query("query", COUNTS)
-        run.seen = lab.proxy.take()
-    assert found is not None
-    _check(_OURS, found.rows[0], counts)
+        run.seen += lab.proxy.take()  # What was still being written when the last commit was acknowledged.
+    work.check(_OURS, found.rows[0] if found is not None else {})
     return run
 
 
-async def _image(
-    lab: Lab, image: bytes, statements: Sequence[str], counts: Mapping[str, int], *, compressed: bool
-) -> _Run:
-    store = await open_store(lab.delayed(lab.prefix()))
-    rival = WholeImage(store, image, compressed=compressed)
-    try:
-        await store.list("")  # Makes the connection.
-        lab.proxy.take()
-        waiting_s, started_s = waited_s(), time.perf_counter()
-        for sql in statements:
-            await rival.commit(sql)
-        run = _Run(len(statements), time.perf_counter() - started_s, waited_s() - waiting_s, lab.proxy.take())
-        _check("the whole file", await rival.counts(COUNTS), counts)
-    finally:
-        rival.close()
-        await store.aclose()
-    return run
-
-
-def _s3vfs(lab: Lab, image: bytes, statements: Sequence[str], counts: Mapping[str, int], journal: Journal) -> _Run:
-    prefix = lab.prefix()
-    Bucket(lab.server.endpoint_url).load(prefix, image)
-    with Bucket(lab.proxy.endpoint_url).database(prefix, journal) as database:
-        database.execute("SELECT count(*) FROM notes").fetchall()
-        lab.proxy.take()
-        waiting_s, started_s = waited_s(), time.perf_counter()
-        for sql in statements:
-            database.execute(sql).fetchall()
-        run = _Run(len(statements), time.perf_counter() - started_s, waited_s() - waiting_s, lab.proxy.take())
-    with Bucket(lab.server.endpoint_url).database(prefix, journal) as database:
-        _check("sqlite-s3vfs", counts_of(database, COUNTS), counts)
-    return run
-
-
-def _check(who: str, found: Mapping[str, object], expected: Mapping[str, int]) -> None:
-    if dict(found) != dict(expected):
-        raise RuntimeError(f"{who}: the database holds {dict(found)} where {dict(expected)} belongs")
-
-
-def _our_rows(size: int, ours: _Run) -> list[Row]:
+def _our_rows(size: int, ours: Run) -> list[Row]:
     about = size_name(size)
     puts = {".c": list[Exchange](), ".s": list[Exchange](), "": list[Exchange]()}
     for each in ours.seen:
@@ -203,7 +123,7 @@ def _our_rows(size: int, ours: _Run) -> list[Row]:
     ]
 
 
-def _rival_rows(size: int, ours: _Run, name: str, rival: _Run) -> list[Row]:
+def _rival_rows(size: int, ours: Run, name: str, rival: Run) -> list[Row]:
     about = f"{size_name(size)}: {_OURS} / {name}"
     return [
         Row(
@@ -215,38 +135,3 @@ def _rival_rows(size: int, ours: _Run, name: str, rival: _Run) -> list[Row]:
             note=f"{ours.put_bytes / 1000:.1f} kB against {rival.put_bytes / 1000:,.1f} kB",
         ),
     ]
-
-
-def _cut_off_rows(lab: Lab) -> list[Row]:
-    """Cut a transaction of sqlite-s3vfs off after each of its PUTs, and see what the next to open finds."""
-    todos = TodoList(_SEED)
-    for _ in todos.grow(_SIZES[0], _STEP_BYTES_MIN):
-        pass
-    image = todos.image()
-    todos.close()
-    bucket = Bucket(lab.server.endpoint_url)
-    rows: list[Row] = []
-    for name, journal in _JOURNALS.items():
-        halves = cuts = 0
-        while (is_half := _cut_off(bucket, lab.prefix(), image, journal, cuts)) is not None:
-            cuts += 1
-            halves += is_half
-        about = f"{name}: transactions of {len(_ROWS)} rows that are half there after being cut off"
-        rows.append(Row(NAME, about, halves, "", note=f"of {cuts}, one after each number of PUTs. {_README}"))
-    return rows
-
-
-def _cut_off(bucket: Bucket, prefix: str, image: bytes, journal: Journal, puts: int) -> bool | None:
-    """Return whether a transaction that ends after *puts* PUTs is half there; None if it did not need more."""
-    bucket.load(prefix, image)
-    is_whole = False
-    with contextlib.suppress(CutOff), bucket.database(prefix, journal) as database:
-        bucket.cut_off_after(puts)
-        database.execute(f"UPDATE notes SET body = 'changed' WHERE id IN {_ROWS}").fetchall()  # noqa: S608
-        is_whole = True
-    bucket.cut_off_after(None)
-    if is_whole:
-        return None
-    with bucket.database(prefix, journal) as database:
-        changed = counts_of(database, "SELECT count(*) AS rows FROM notes WHERE body = 'changed'")["rows"]
-    return changed not in (0, len(_ROWS))
