@@ -57,7 +57,7 @@ class Sizes:
     database_kb: int = 10_000
     sql_commits: int = 96
     sql_rival_commits: int = 16
-    restores: int = 5
+    restores: int = 3
     settings: dict[str, str] = field(default_factory=dict[str, str])
 
 
