@@ -1,6 +1,6 @@
 """Other ways to keep a SQLite database in an S3 bucket: the whole file with each commit, and sqlite-s3vfs.
 
-sqlite-s3vfs (PyPI, of the United Kingdom's Department for Business and Trade) is used as its README shows: boto3 with
+sqlite-s3vfs (PyPI, of the United Kingdom's Department for International Trade) is used as its README shows: boto3 with
 its own defaults, blocks of 4096 bytes, which are its default and SQLite's page size. Its connection stays open, so that
 what it has read once is in SQLite's page cache. Needs the dependency group ``bench``.
 """
