@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from sessionfs_s3.errors import Corrupt
-from sessionfs_s3.format import contents as format_contents
 from sessionfs_s3.fs import chunk, content
 from sessionfs_s3.fs.chunk import CHUNK_BYTES
 from sessionfs_s3.testing.simulation.databases import LocalDatabases
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.testing.simulation.oracle import files_of, violations
 from sessionfs_s3.testing.simulation.world import KEYS, LOG, History, World
-from sessionfs_s3.volume import committer, snapshots
-from sessionfs_s3.volume import contents as volume_contents
+from sessionfs_s3.volume import committer
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
 
@@ -71,9 +69,8 @@ def simulate(seed: int) -> Report:
 def _chunks_of(size: int) -> Generator[None]:
     """Have chunks of *size* bytes: files of a few lines are then as divided as real ones of megabytes."""
     with ExitStack() as stack:
-        for module in (chunk, content, format_contents, volume_contents, committer, snapshots):
+        for module in (chunk, content, committer):
             stack.enter_context(patch.object(module, "CHUNK_BYTES", size))
-        stack.enter_context(patch.object(content, "_ZEROS", bytes(size)))
         yield
 
 
