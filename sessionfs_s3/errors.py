@@ -15,6 +15,7 @@ Three families, told apart by who handles them:
 from __future__ import annotations
 
 import errno
+from typing import Self
 
 _SHOWN_CHARS_MAX = 80
 
@@ -43,6 +44,13 @@ class SessionFsError(OSError):
     def __init__(self, message: str) -> None:
         """Carry *message* together with the class's own ``errno``."""
         super().__init__(self.code, message)
+
+    def again(self) -> Self:
+        """Return an equal error, to be raised for the same reason somewhere else."""
+        twin = type(self).__new__(type(self))
+        OSError.__init__(twin, *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
 
 class Unavailable(SessionFsError):

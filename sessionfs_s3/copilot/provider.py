@@ -29,7 +29,7 @@ from copilot.rpc import (
 )
 
 from sessionfs_s3.copilot.ownership import OwnedSession
-from sessionfs_s3.errors import CommitUnknown, SessionFsError
+from sessionfs_s3.errors import CommitUnknown, InUse, SessionFsError, Unavailable
 from sessionfs_s3.fs import joined, parse
 from sessionfs_s3.settings import Settings
 from sessionfs_s3.sqlite import QueryResult, ScratchError, Statement
@@ -160,19 +160,24 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
 
         Raises:
             SessionFsSqliteTransactionFailure: ``post_commit_ambiguous`` when it may or may not be stored;
-                ``busy_or_locked`` when only the local copy failed: nothing was stored, and a second try starts afresh;
-                ``fatal`` for everything else: it was rolled back, and a second try would fail again.
+                ``busy_or_locked`` when nothing was stored for certain and a second try may succeed: the local copy
+                failed, the store did not answer in time, or somebody else writes to the session;
+                ``fatal`` for everything else: nothing was stored, and a second try would fail again.
         """
         try:
             volume = await self._volume()
-            results = await volume.sqlite_transaction(
-                [Statement(each.query_type.value, each.query, each.params) for each in statements],
-                durability=self._for_change(),
-            )
-        except CommitUnknown as error:
-            ambiguous = SessionFSSqliteTransactionErrorClass.POST_COMMIT_AMBIGUOUS
-            raise SessionFsSqliteTransactionFailure(str(error), ambiguous) from error
-        except ScratchError as error:
+            try:
+                results = await volume.sqlite_transaction(
+                    [Statement(each.query_type.value, each.query, each.params) for each in statements],
+                    durability=self._for_change(),
+                )
+            except CommitUnknown as error:
+                # Where it was another commit whose fate is unknown, this transaction has not even been tried.
+                if error is not volume.failure:
+                    raise
+                ambiguous = SessionFSSqliteTransactionErrorClass.POST_COMMIT_AMBIGUOUS
+                raise SessionFsSqliteTransactionFailure(str(error), ambiguous) from error
+        except (ScratchError, Unavailable, InUse) as error:
             again = SessionFSSqliteTransactionErrorClass.BUSY_OR_LOCKED
             raise SessionFsSqliteTransactionFailure(str(error), again) from error
         return [_result(result) for result in results]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sessionfs_s3.errors import Closed, SessionFsError
+from sessionfs_s3.errors import Closed, CommitUnknown, Refused, SessionFsError, Unavailable
 from sessionfs_s3.format import blobs_of
 from sessionfs_s3.fs import CHUNK_BYTES, AppendFile, Blob, Operation, Tree, WriteFile, apply, contents
 from sessionfs_s3.fs.operations import payload_bytes
@@ -53,7 +53,8 @@ class Committer:
     Attributes:
         tree: the state with everything that was accepted, committed or not: what the session reads.
         state: the state after the last commit.
-        error: why nothing more is accepted, once that is so.
+        error: why nothing more is accepted, once that is so. Those whose commit failed are told this very error, and
+            those who come later another that is equal to it.
         asleep: whether the tree was given up to save memory; :meth:`wake` has to bring it back before anything else.
     """
 
@@ -145,7 +146,7 @@ class Committer:
     def check(self) -> None:
         """Raise why nothing more is accepted, if that is so."""
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise self.error.again() from self.error
 
     async def settle(self) -> None:
         """Wait for the commits that are under way, without causing one."""
@@ -194,12 +195,26 @@ class Committer:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+        self._drop(error)
+
+    def _is_awaited(self, entries: Sequence[_Entry]) -> bool:
+        """Return whether somebody waits for each of *entries*, so that nobody believes it stored when it is not."""
+        return all(entry.done is not None for entry in entries)
+
+    def _take_back(self, error: SessionFsError) -> None:
+        """Go on from what is stored, without what was accepted since: none of it is, for certain."""
+        self._flush = False
+        self.tree = self.state.tree
+        self._drop(error)
+
+    def _drop(self, error: SessionFsError) -> None:
+        """Take everything off the queue, because of *error*."""
         entries = list(self._queue)
         self._queue.clear()
         self._queued_bytes = 0
         self._progress.set()
         for entry in entries:
-            _settle(entry, error)
+            _settle(entry, error.again())
 
     def _flush_now(self) -> None:
         self._flush = bool(self._queue)
@@ -229,12 +244,15 @@ class Committer:
                     _settle(entry, None)
                 batch = []
         except SessionFsError as error:
-            self.fail(error)
+            if isinstance(error, (Unavailable, Refused)) and self._is_awaited([*batch, *self._queue]):
+                self._take_back(error)
+            else:
+                self.fail(error)
             for entry in batch:
                 _settle(entry, error)
         except BaseException as error:
             # A bug or a cancelled event loop: the fate of the batch is unknown, and nobody may wait for ever.
-            failure = SessionFsError(f"the commit was given up: {error!r}")
+            failure = CommitUnknown(f"the commit was given up: {error!r}")
             self.fail(failure)
             for entry in batch:
                 _settle(entry, failure)

@@ -14,7 +14,7 @@ from sessionfs_s3.format import Kind, decode_commit
 from sessionfs_s3.fs import CHUNK_BYTES, AppendFile
 from sessionfs_s3.store import UNCONDITIONAL, MemoryStore
 from sessionfs_s3.testing.faults import Fate, Fault
-from sessionfs_s3.volume import Environment
+from sessionfs_s3.volume import Durability, Environment
 from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.environment import system_environment
 from tests.volume.conftest import KEYS, OpenVolume
@@ -157,7 +157,7 @@ async def test_large_and_small_writes_keep_the_order_of_their_calls(
 
 
 @pytest.mark.parametrize(("fate", "kind"), [(Fate.LOST_REQUEST, Unavailable), (Fate.DENIED, Refused)])
-async def test_an_upload_that_fails_commits_nothing_and_fails_the_volume(
+async def test_an_upload_that_fails_commits_nothing_and_the_volume_goes_on(
     fate: Fate, kind: type[SessionFsError], store: RecordingStore, open_volume: OpenVolume
 ) -> None:
     volume = await open_volume(blob_bytes_max=MIB)
@@ -168,16 +168,28 @@ async def test_an_upload_that_fails_commits_nothing_and_fails_the_volume(
     behind = asyncio.create_task(volume.write_file("/b", "behind it"))
     outcomes = await asyncio.gather(large, behind, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [kind, kind]
-    assert isinstance(volume.failure, kind)
-    assert "/blob/" in str(volume.failure)
-    for call in (volume.read_file("/a"), volume.exists("/b"), volume.write_file("/c", "x")):
-        with pytest.raises(kind):
-            await call
-    store.faults.clear()
+    assert all("/blob/" in str(outcome) for outcome in outcomes)
     assert await numbers(store, Kind.COMMIT) == [1]
-    again = await open_volume(environment=_fresh())
-    assert await again.read_file("/a") == "before"
-    assert not await again.exists("/b")
+    store.faults.clear()
+    for each in (volume, await open_volume(read_only=True, environment=_fresh())):
+        assert await each.read_file("/a") == "before"
+        assert not await each.exists("/b")
+    await volume.write_file("/b", "a second try")
+    assert await (await open_volume(read_only=True, environment=_fresh())).read_file("/b") == "a second try"
+
+
+@pytest.mark.parametrize("durability", [Durability.SOON, Durability.NEXT])
+async def test_an_upload_that_fails_with_what_was_promised_before_it_fails_the_volume(
+    durability: Durability, store: RecordingStore, open_volume: OpenVolume
+) -> None:
+    volume = await open_volume(blob_bytes_max=MIB)
+    await volume.write_file("/a", "acknowledged without a wait", durability=durability)
+    store.inject(Fault("PUT", Fate.DENIED, key="/blob/", times=10_000))
+    with pytest.raises(Refused):
+        await volume.write_file_bytes("/b", _data(4 * MIB))
+    for call in (volume.read_file("/a"), volume.exists("/b"), volume.write_file("/c", "x")):
+        with pytest.raises(Refused):
+            await call
 
 
 @pytest.mark.parametrize("fate", [Fate.LOST_ANSWER, Fate.LOST_REQUEST, Fate.CONFLICT])

@@ -153,6 +153,9 @@ async def test_conflicts_until_the_deadline_stored_nothing(store: FaultyStore, o
         await volume.write_file("/a.txt", "x")
     store.faults.clear()
     assert (await open_volume(read_only=True)).head.sequence == 0
+    assert not await volume.exists("/a.txt")
+    await volume.write_file("/a.txt", "y")
+    assert await (await open_volume(read_only=True)).read_file("/a.txt") == "y"
 
 
 async def test_a_refusal_is_final_at_once(store: FaultyStore, open_volume: OpenVolume) -> None:

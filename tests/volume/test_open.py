@@ -97,7 +97,9 @@ async def test_snapshots_keep_opening_flat(store: FaultyStore, open_volume: Open
     store.requests.clear()
     volume = await open_volume()
     assert await volume.read_file("/log") == "".join(f"{n}," for n in range(500))
-    assert store.count("GET") <= 66
+    # Two snapshots' worth of commits at the most, and as much again while a snapshot is still being written: a busy
+    # machine does that beside commits that take no time here.
+    assert store.count("GET") <= 2 * 66
     assert store.count("LIST") == 1
 
 
