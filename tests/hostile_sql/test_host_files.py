@@ -214,6 +214,7 @@ async def test_another_sessions_files_are_out_of_reach(world: World, tmp_path: P
     targets |= {str(link) for link in opened}
     targets |= {str(path) for path in (tmp_path / "store").rglob("*") if path.is_file()}
     assert any("/stranger/" in target for target in targets), "the store's own files are among the targets"
+    assert any(target.endswith(".db") for target in targets), "the scratch files are among the targets"
     marks = [victim.name for victim in world.victims]
     async with watched(world) as watch:
         for target in sorted(targets):
@@ -253,4 +254,4 @@ async def test_no_answer_tells_where_the_database_is(world: World) -> None:
         for sql in asked:
             await watch.ends(world.attacker.call("query", sql))
         assert len(watch.answers) == len(asked)
-        assert world.secrets or not world.scratch
+        assert world.secrets, "the scratch folders are known: their names are looked for"

@@ -177,6 +177,7 @@ async def watched(world: World, *, changes: bool = False) -> AsyncIterator[Watch
     stop = asyncio.Event()
     workers = [asyncio.create_task(_work(watch, victim, stop)) for victim in world.victims]
     try:
+        await asyncio.sleep(2 * _PROBE_S)  # the probe and the victims are under way
         yield watch
     finally:
         stop.set()
