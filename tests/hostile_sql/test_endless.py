@@ -134,7 +134,7 @@ async def test_a_trigger_that_fires_itself(world: World) -> None:
 
 @pytest.mark.parametrize("sql", [ENDLESS, QUADRATIC], ids=["a recursion", "one step"])
 async def test_a_caller_who_gives_up(world: World, sql: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The caller is let go at once; the session is free again at the time limit at the latest, and nobody is alarmed."""
+    """The caller is let go at once; the session is free again at its time limit, and nothing is logged."""
     async with watched(world):
         call = asyncio.create_task(world.attacker.call("query", sql))
         await asyncio.sleep(CALL_S / 5)
