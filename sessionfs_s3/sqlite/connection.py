@@ -89,6 +89,7 @@ class WorkerDatabase:
         self._reader, self._writer = streams
         self._limits = limits
         self._used = used
+        self._size = 0
         self._cancelled = False
         self._closed = False
         self._killing: asyncio.TimerHandle | None = None
@@ -187,8 +188,10 @@ class WorkerDatabase:
     async def _give(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         await self._send([open_frame(str(self._directory), self._limits)])
         await self._send(Frame(FrameKind.IMAGE, part) for part in parts(first))
+        self._size = len(first)
         async for chunk in rest:
             await self._send(Frame(FrameKind.IMAGE, part) for part in parts(chunk))
+            self._size += len(chunk)
         await self._send([Frame(FrameKind.IMAGE_END)])
         async with asyncio.timeout(_ANSWER_S_MAX):
             frame = await self._receive()
@@ -265,9 +268,22 @@ class WorkerDatabase:
                 case FrameKind.DONE if failure is not None or len(results) == count:
                     size, is_spent = decode_done(frame.payload)
                     self.lost = self.lost or is_spent
-                    return failure or (results, _change(size, extents, limits))
+                    return failure or (results, self._change(size, extents))
                 case _:
                     raise ProtocolError(f"{frame.kind.name} within an answer")
+
+    def _change(self, size: int | None, extents: Sequence[tuple[int, bytes]]) -> DatabaseChange | None:
+        """Return what a call changed; raise ProtocolError where that cannot be."""
+        if size is None:
+            if extents:
+                raise ProtocolError("extents of no change")
+            return None
+        # It may be over its limit where that was higher once, and does not grow then.
+        if size % PAGE_BYTES or size > max(self._limits.database_bytes_max, self._size):
+            raise ProtocolError(f"a database of {size} bytes")
+        change = DatabaseChange(size, _runs(size, extents))
+        self._size = size
+        return change
 
     async def _send(self, frames: Iterable[Frame]) -> None:
         for number, frame in enumerate(frames, 1):
@@ -281,12 +297,8 @@ class WorkerDatabase:
         return Frame(kind, await self._reader.readexactly(length))
 
 
-def _change(size: int | None, extents: Sequence[tuple[int, bytes]], limits: Limits) -> DatabaseChange | None:
-    """Return what a call changed; raise ProtocolError where that cannot be."""
-    if size is None:
-        if extents:
-            raise ProtocolError("extents of no change")
-        return None
+def _runs(size: int, extents: Sequence[tuple[int, bytes]]) -> tuple[tuple[int, bytes], ...]:
+    """Return *extents* with neighbours merged; raise ProtocolError where they cannot be of *size* bytes."""
     runs: list[tuple[int, list[bytes]]] = []
     end = 0
     for offset, contents in extents:
@@ -296,9 +308,9 @@ def _change(size: int | None, extents: Sequence[tuple[int, bytes]], limits: Limi
             runs.append((offset, []))
         runs[-1][1].append(contents)
         end = offset + len(contents)
-    if not end <= size <= limits.database_bytes_max or size % PAGE_BYTES or not runs:
-        raise ProtocolError(f"a database of {size} bytes")
-    return DatabaseChange(size, tuple((offset, b"".join(contents)) for offset, contents in runs))
+    if not runs or end > size:
+        raise ProtocolError(f"{end} bytes of {size}")
+    return tuple((offset, b"".join(contents)) for offset, contents in runs)
 
 
 def _close(forking: asyncio.Future[tuple[int, socket.socket]]) -> None:

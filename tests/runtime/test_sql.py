@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from sessionfs_s3 import SessionFs
 from sessionfs_s3.testing.model import ScriptedModel
-from sessionfs_s3.volume.sqlite import Limits
+from sessionfs_s3.testing.replica import Replica
 
 from .conftest import Start
 from .turns import tell
@@ -105,10 +103,13 @@ async def test_the_agent_is_shown_what_it_stored_on_another_replica_too(
 
 
 async def test_an_error_is_told_to_the_agent_and_the_session_goes_on(
-    start: Start, model: ScriptedModel, fs: SessionFs, monkeypatch: pytest.MonkeyPatch
+    start: Start, model: ScriptedModel, url: str
 ) -> None:
-    monkeypatch.setattr("sessionfs_s3.volume.volume.Limits", partial(Limits, database_bytes_max=256 * 1024))
-    replica = await start()
+    async with SessionFs.open(url, tenant="acme", sqlite_bytes_max=256 * 1024) as fs:
+        await _tries(await start(fs=fs), model, fs)
+
+
+async def _tries(replica: Replica, model: ScriptedModel, fs: SessionFs) -> None:
     session = await replica.create("s1")
     await tell(session, model, "Begin.", "CREATE TABLE parts (name TEXT)", "INSERT INTO parts VALUES ('bolts')")
     before = len(replica.served)
@@ -153,7 +154,6 @@ async def test_an_error_is_told_to_the_agent_and_the_session_goes_on(
     assert [row["name"] for row in result.rows] == ["bolts", "nuts", "screws"]
 
 
-@pytest.mark.xfail(reason="foreign keys are not enforced", raises=pytest.fail.Exception, strict=True)
 async def test_a_dependency_on_no_todo_is_refused_as_in_the_runtimes_own_database(fs: SessionFs) -> None:
     """Without a provider the runtime says ``FOREIGN KEY constraint failed``: Node's SQLite enforces them by default."""
     async with open_wire(fs) as wire:

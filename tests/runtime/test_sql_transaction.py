@@ -15,11 +15,12 @@ from copilot import CopilotSession
 from copilot.rpc import WorkflowListRunsRequest, WorkflowListRunsResult
 
 from sessionfs_s3 import SessionFs, Volume
+from sessionfs_s3.sqlite import QueryResult, Statement
+from sessionfs_s3.sqlite.connection import _FORK_SERVER, WorkerDatabase
 from sessionfs_s3.testing.faults import Fate, Fault
 from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.replica import Served, ask
 from sessionfs_s3.volume import Durability
-from sessionfs_s3.volume.sqlite import QueryResult, ScratchError, Statement
 
 from .commits import FaultyCommits
 from .conftest import Start
@@ -47,12 +48,12 @@ async def test_the_runtime_retries_what_was_not_kept_and_nothing_else(
         session = await replica.create("s1")
         await ask(session, "Hello.")
 
-        failures.append("the disk failed")
+        failures.append("once")
         assert (await _runs(session)).runs == []
         tables = [each for each in _transactions(replica.served) if "CREATE TABLE" in each.text]
         assert [each.error for each in tables] == ["SessionFsSqliteTransactionFailure", ""]
         await tell(session, model, "One.", RUN.format("one"))
-        failures.append("the disk failed again")
+        failures.append("again")
         assert [run.run_id for run in (await _runs(session)).runs] == ["one"]
         assert _endings(replica.served) == ["SessionFsSqliteTransactionFailure", ""]
         assert await tell(session, model, "Look.", ENDED) == _table("one | error | 1000")
@@ -81,10 +82,10 @@ async def test_the_runtime_gives_up_on_what_never_works(
     replica = await start()
     session = await replica.create("s1")
     await ask(session, "Hello.")
-    failures += ["the disk failed"] * 20
+    failures += ["again and again"] * 20
 
     async with asyncio.timeout(30):
-        with pytest.raises(Exception, match="Workflow storage is unavailable: the disk failed"):
+        with pytest.raises(Exception, match=r"Workflow storage is unavailable: the process of the .* has ended"):
             await _runs(session)
 
     assert len(failures) == 18, "it tries once more, and no more than that"
@@ -99,33 +100,54 @@ async def test_a_statement_whose_fate_is_unknown_is_there_once_or_not_at_all(
         replica = await start(fs=fs)
         session = await replica.create("s1")
         await tell(session, model, "Begin.", "CREATE TABLE stock (name TEXT)")
-        for name, fate in (("stored", Fate.LOST_ANSWER), ("lost", Fate.LOST_REQUEST), ("denied", Fate.DENIED)):
+        for name, fate in (("stored", Fate.LOST_ANSWER), ("lost", Fate.LOST_REQUEST)):
             stores[-1].inject(Fault("PUT", fate))
-            stores[-1].inject(Fault("PUT", Fate.DENIED if fate is Fate.DENIED else Fate.LOST_REQUEST, times=10_000))
+            stores[-1].inject(Fault("PUT", Fate.LOST_REQUEST, times=10_000))
             insert = f"INSERT INTO stock VALUES ('{name}')"
 
             # What the volume holds may not be what is stored: the turn cannot be recorded, and the user is told so.
-            with pytest.raises(Exception, match=r"Failed to persist session events.*(no answer in 1 s|refuses)"):
+            with pytest.raises(Exception, match=r"Failed to persist session events.*no answer in 1 s"):
                 await tell(session, model, f"Add {name}.", insert)
 
             stores[-1].faults.clear()
-            assert [each.error for each in replica.served if each.text == insert] == [
-                "Refused" if fate is Fate.DENIED else "CommitUnknown"
-            ], "the runtime does not send it again by itself"
+            errors = [each.error for each in replica.served if each.text == insert]
+            assert errors == ["CommitUnknown"], "the runtime does not send it again by itself"
             session = await replica.resume("s1")
             (shown,) = await tell(session, model, f"Look for {name}.", "SELECT name FROM stock")
             assert shown.splitlines()[4:] == ["| stored |"]
 
 
+async def test_a_statement_that_the_store_refuses_is_an_error_and_the_session_goes_on(
+    start: Start, model: ScriptedModel, fs: SessionFs, stores: list[FaultyCommits]
+) -> None:
+    replica = await start()
+    session = await replica.create("s1")
+    await tell(session, model, "Begin.", "CREATE TABLE stock (name TEXT)")
+    stores[-1].inject(Fault("PUT", Fate.DENIED))
+    (shown,) = await tell(session, model, "Add one.", "INSERT INTO stock VALUES ('refused')")
+    assert shown.startswith("SQL Error: Error: UNKNOWN: sqliteQuery: ")
+    assert "the store refuses" in shown
+    added, stock = await tell(
+        session, model, "Add another.", "INSERT INTO stock VALUES ('stored')", "SELECT name FROM stock"
+    )
+    assert (added, stock.splitlines()[4:]) == ("1 row(s) inserted. Last inserted row ID: 1.", ["| stored |"])
+
+
 def _fail_before_each(failures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the session's local database fail in the next transactions, once for each of *failures*."""
+    """Kill the process of the session's database before the next transactions, once for each of *failures*."""
     whole = Volume.sqlite_transaction
 
     async def perhaps(
         volume: Volume, statements: Sequence[Statement], *, durability: Durability = Durability.STORED
     ) -> tuple[QueryResult, ...]:
         if failures:
-            raise ScratchError(failures.pop())
+            failures.pop()
+            await volume.sqlite_query("query", "SELECT 1")
+            copy = volume._database._copy
+            assert isinstance(copy, WorkerDatabase)
+            _FORK_SERVER.kill(copy._number)
+            while not copy._reader.at_eof():  # noqa: ASYNC110  # nothing announces the end of another's child
+                await asyncio.sleep(0.005)
         return await whole(volume, statements, durability=durability)
 
     monkeypatch.setattr(Volume, "sqlite_transaction", perhaps)
