@@ -14,11 +14,12 @@ from typing import Final
 CHUNK_BYTES: Final = 64 * 1024
 """Size of every chunk of a file but the last. An append copies at most this much; 200 MB are 3,200 of them."""
 
-PAGES_CHUNK_BYTES: Final = 16 * 1024
-"""Size of every chunk of a database but the last, four of its pages.
+PAGES_CHUNK_BYTES: Final = 8 * 1024
+"""Size of every chunk of a database but the last, two of its pages.
 
-A chunk in which a page was written is stored anew with the next snapshot, and each costs a snapshot some 20 bytes. At
-10 MB, one small statement a commit: 44 kB a commit with chunks of 64 KiB, 14 kB with these (``make bench ARGS=sql``).
+A chunk in which a page was written is stored anew with the next snapshot, and each chunk costs a snapshot 20 bytes. At
+10 MB, with one small statement a commit, a commit costs 52 kB with chunks of 64 KiB, 26 kB with 16 KiB and 15 kB with
+these (``make bench ARGS=sql``); 4 KiB would save some more, and the largest database would have too many of them.
 """
 
 DIGEST_BYTES: Final = 16
