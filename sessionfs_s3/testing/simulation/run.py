@@ -14,16 +14,22 @@ from sessionfs_s3.format import contents as format_contents
 from sessionfs_s3.fs import chunk, content
 from sessionfs_s3.fs.chunk import CHUNK_BYTES
 from sessionfs_s3.testing.simulation.databases import LocalDatabases
+from sessionfs_s3.testing.simulation.history import KEYS, History, Log
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.testing.simulation.oracle import files_of, violations
-from sessionfs_s3.testing.simulation.world import KEYS, LOG, History, World
+from sessionfs_s3.testing.simulation.world import World
 from sessionfs_s3.volume import committer, snapshots
 from sessionfs_s3.volume import contents as volume_contents
+from sessionfs_s3.volume import database as volume_database
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
 
 TIMELINE_LINES = 200
-SMALL_CHUNK_BYTES = 24
+TINY_CHUNK_BYTES = 24
+"""Divides files of a few lines as real ones of megabytes are."""
+
+SMALL_CHUNK_BYTES = 600
+"""Divides the pages of a database as well, not at their ends, and not so much that a run takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,9 @@ class Report:
     Attributes:
         seed: which run.
         commits: how many commits and claims were stored.
-        acknowledged: how many appends were acknowledged.
+        acknowledged: how many appends to the file were acknowledged.
+        transactions: how many calls that changed the database were.
+        rolled_back: how many calls of SQL were rolled back.
         fenced: how many volumes ended fenced.
         deaths: how many processes were killed.
         suspensions: how many machines were suspended, and went on.
@@ -45,6 +53,8 @@ class Report:
     seed: int
     commits: int
     acknowledged: int
+    transactions: int
+    rolled_back: int
     fenced: int
     deaths: int
     suspensions: int
@@ -63,22 +73,24 @@ def simulate(seed: int) -> Report:
     Raises:
         SimulationFailed: with the seed, the broken rules and the timeline.
     """
-    with _chunks_of(SMALL_CHUNK_BYTES if seed % 4 else CHUNK_BYTES), LocalDatabases() as databases:
-        return run(lambda loop: _simulate(loop, seed, databases))
+    chunk_bytes = (CHUNK_BYTES, TINY_CHUNK_BYTES, TINY_CHUNK_BYTES, SMALL_CHUNK_BYTES)[seed % 4]
+    with _chunks_of(chunk_bytes), LocalDatabases() as databases:
+        return run(lambda loop: _simulate(loop, seed, databases, with_sql=chunk_bytes > TINY_CHUNK_BYTES))
 
 
 @contextmanager
 def _chunks_of(size: int) -> Generator[None]:
-    """Have chunks of *size* bytes: files of a few lines are then as divided as real ones of megabytes."""
+    """Have chunks of *size* bytes, and read a database in pieces of some of its pages."""
     with ExitStack() as stack:
         for module in (chunk, content, format_contents, volume_contents, committer, snapshots):
             stack.enter_context(patch.object(module, "CHUNK_BYTES", size))
         stack.enter_context(patch.object(content, "_ZEROS", bytes(size)))
+        stack.enter_context(patch.object(volume_database, "_WINDOW_BYTES", 10_000))
         yield
 
 
-async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> Report:
-    world = World(loop, seed, databases)
+async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases, *, with_sql: bool) -> Report:
+    world = World(loop, seed, databases, with_sql=with_sql)
     await world.live()
     machine = environment(loop, random.Random(seed), databases)
     calm = LogReader(Session(world.store("judge", calm=True), KEYS, machine, world.options))
@@ -90,14 +102,15 @@ async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> 
         raise _failed(seed, [f"what is stored cannot be read: {error}"], history) from None
     except KeyError as error:
         raise _failed(seed, [f"a blob is missing that the session refers to: {error}"], history) from None
-    records = files.get(LOG, b"").decode().split()
-    broken = list(violations(history, world.bucket, records, files))
+    broken = list(violations(history, world.bucket, files))
     if broken:
         raise _failed(seed, broken, history)
     return Report(
         seed=seed,
         commits=state.head.sequence,
-        acknowledged=sum(append.acknowledged_s is not None for append in history.appends),
+        acknowledged=_acknowledged(history, Log.FILE),
+        transactions=_acknowledged(history, Log.DATABASE),
+        rolled_back=history.rolled_back,
         fenced=len(history.fences),
         deaths=history.deaths,
         suspensions=history.suspensions,
@@ -105,6 +118,10 @@ async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> 
         collected=len(world.bucket.deleted),
         digest=_digest(world, history),
     )
+
+
+def _acknowledged(history: History, log: Log) -> int:
+    return sum(append.log is log and append.ended is not None for append in history.appends)
 
 
 def _failed(seed: int, broken: list[str], history: History) -> SimulationFailed:
