@@ -76,9 +76,12 @@ class Life:
     async def _work(self, volume: Volume) -> None:
         await look(self._world, self._name, volume, self._opened_s)
         deeds = [self._append, self._append, self._append, self._burst, self._files, self._rest, self._read]
+        most = 12 if self._world.is_quick else 30
         if self._world.with_sql:
+            most = min(most, 16)  # they cost more than those without
+        if self._world.with_sql and self._rng.random() < 0.7:
             deeds += [self._sql, self._sql, self._sql_burst, self._odd_sql, self._impatient_sql]
-        for _ in range(self._rng.randint(1, 12 if self._world.is_quick else 30)):
+        for _ in range(self._rng.randint(1, most)):
             try:
                 await self._rng.choice(deeds)(volume)
             except Unavailable as error:
@@ -171,7 +174,7 @@ class Life:
             self._world.tell(self._name, f"{append.record} is rolled back: {error.reason}")
             if not append.call.fails and error.reason != "full":
                 self._history.broken.append(f"{append.record} of {self._name} fails: {error}")
-        except ScratchError as error:
+        except (ScratchError, InvalidInput) as error:
             append.refused = True
             self._check_scratch(error)
         except Unavailable:
@@ -187,10 +190,10 @@ class Life:
             await call.on(volume, Durability.STORED)
         except SqlError as error:
             self._history.broken.append(f"{self._name} asks in vain: {error}")
-        except ScratchError as error:
+        except (ScratchError, InvalidInput) as error:
             self._check_scratch(error)
 
-    def _check_scratch(self, error: ScratchError) -> None:
+    def _check_scratch(self, error: ScratchError | InvalidInput) -> None:
         self._world.tell(self._name, f"its database is lost: {error}")
         if not isinstance(error, Killed):
             self._history.broken.append(f"{self._name} loses its database: {error}")

@@ -28,7 +28,7 @@ TIMELINE_LINES = 200
 TINY_CHUNK_BYTES = 24
 """Divides files of a few lines as real ones of megabytes are."""
 
-SMALL_CHUNK_BYTES = 600
+SMALL_CHUNK_BYTES = 1500
 """Divides the pages of a database as well, not at their ends, and not so much that a run takes long."""
 
 

@@ -23,10 +23,8 @@ Values: TypeAlias = "Mapping[str, float | str | None]"
 
 LOOK: Final = (
     "SELECT record FROM log ORDER BY id",
-    "SELECT n FROM counter",
+    "SELECT n, (SELECT max(seq) FROM sqlite_sequence) AS seq, (SELECT count(*) FROM sqlite_schema) AS m FROM counter",
     "SELECT rowid AS id, value, length(body) AS size, substr(body, 1, 9) AS head FROM items ORDER BY rowid",
-    "SELECT name, sql FROM sqlite_schema ORDER BY name",
-    "SELECT name, seq FROM sqlite_sequence ORDER BY name",
     "PRAGMA integrity_check",
 )
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from sessionfs_s3.errors import Corrupt, SessionFsError
+from sessionfs_s3.errors import Corrupt, InvalidInput, SessionFsError
 from sessionfs_s3.sqlite import PAGE_BYTES, Limits, ScratchError, SqlError
 from sessionfs_s3.testing.simulation.databases import NO_KILLS, Kills, LocalDatabases
 from sessionfs_s3.testing.simulation.history import KEYS, Append, History, Log
@@ -233,7 +233,10 @@ class World:
         try:
             await call.on(volume, durability)
         except (SqlError, ScratchError):
-            return  # no tables yet
+            return  # no tables yet, or killed
+        except InvalidInput as error:
+            self.history.broken.append(f"{name} is given no database: {error}")
+            return
         except OSError as error:
             if isinstance(error, SessionFsError):
                 raise
