@@ -96,7 +96,7 @@ class Life:
         await self._write(volume, self._durability())
 
     async def _burst(self, volume: Volume) -> None:
-        await _all(self._write(volume, Durability.STORED) for _ in range(self._rng.randint(2, 6)))
+        await side_by_side(self._write(volume, Durability.STORED) for _ in range(self._rng.randint(2, 6)))
 
     async def _write(self, volume: Volume, durability: Durability) -> None:
         append = self._begins(Log.FILE, durability, None)
@@ -140,7 +140,7 @@ class Life:
                 works.append(self._write(volume, Durability.STORED))
             else:
                 works.append(look_into_database(self._world, self._name, volume, self._opened_s))
-        await _all(works)
+        await side_by_side(works)
 
     async def _odd_sql(self, volume: Volume) -> None:
         """Run SQL that fails, or that changes nothing."""
@@ -288,7 +288,7 @@ async def look_into_database(world: World, who: str, volume: Volume, started_s: 
     world.history.sights.append(Sight(who, Log.DATABASE, began, started_s, records, shown))
 
 
-async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def side_by_side(works: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Do all of *works* side by side; raise the first failure when all have ended."""
     for outcome in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(outcome, BaseException):

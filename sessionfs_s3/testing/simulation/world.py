@@ -14,7 +14,7 @@ from sessionfs_s3.errors import Corrupt, InvalidInput, SessionFsError
 from sessionfs_s3.sqlite import PAGE_BYTES, Limits, ScratchError, SqlError
 from sessionfs_s3.testing.simulation.databases import NO_KILLS, Kills, LocalDatabases
 from sessionfs_s3.testing.simulation.history import KEYS, Append, History, Log
-from sessionfs_s3.testing.simulation.lives import Life, look
+from sessionfs_s3.testing.simulation.lives import Life, look, look_into_database, side_by_side
 from sessionfs_s3.testing.simulation.loop import LIFE, VirtualLoop, environment
 from sessionfs_s3.testing.simulation.statements import Writing
 from sessionfs_s3.testing.simulation.store import Bucket, Listings, SimulatedStore, Weather
@@ -212,6 +212,10 @@ class World:
                     await volume.refresh()
                 else:
                     started_s = seen_s  # what is read now may be as old as what was read last
+                if self.with_sql and rng.random() < 0.3:
+                    # The copy that the look needs is begun of one state, and another comes along.
+                    anew = look_into_database(self, name, volume, started_s)
+                    await side_by_side([anew, volume.refresh()])
                 await look(self, name, volume, started_s)
                 seen_s = started_s
                 if self.with_sql and rng.random() < 0.2:
