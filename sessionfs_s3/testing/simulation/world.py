@@ -53,7 +53,7 @@ class World:
         self.options = self._options()
         if with_sql:
             self.options = replace(self.options, database=self._limits())
-        self.kills = Kills(*self.rng.choice([(0.0, 0.0), (0.02, 0.05)])) if with_sql else NO_KILLS
+        self.kills = Kills(*self.rng.choice([(0.0, 0.0), (0.05, 0.1)])) if with_sql else NO_KILLS
         self.is_quick = self.tempo is Tempo.QUICK
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
         loop.set_task_factory(self._task)
@@ -129,7 +129,7 @@ class World:
     def _limits(self) -> Limits:
         choice = self.rng.choice
         return Limits(
-            database_bytes_max=choice([16, 1 << 16, 1 << 16]) * PAGE_BYTES,
+            database_bytes_max=choice([10, 1 << 16, 1 << 16]) * PAGE_BYTES,
             wal_bytes_max=choice([1, 64 * 1024, 4 << 20]),
             cache_bytes=choice([8 * 1024, 2 << 20]),
         )
