@@ -20,10 +20,12 @@ from typing import Final
 
 from benchmarks.harness.lab import Sizes, lab, say
 from benchmarks.harness.report import Row, as_json, markdown
-from benchmarks.questions import append, cpu, idle, large, opening, sessions, stored_bytes
+from benchmarks.questions import append, cpu, idle, large, opening, restore, sessions, sql, stored_bytes
 from sessionfs_s3.testing.servers import SERVERS
 
-QUESTIONS: Final = {module.NAME: module.run for module in (append, sessions, opening, stored_bytes, idle, cpu, large)}
+QUESTIONS: Final = {
+    module.NAME: module.run for module in (append, sessions, opening, stored_bytes, sql, restore, idle, cpu, large)
+}
 _ON_REQUEST: Final = frozenset({large.NAME})
 """Left out unless named: takes minutes alone."""
 
@@ -37,6 +39,10 @@ _SIZES: Final = (
     "idle_sessions",
     "cpu_appends",
     "large_mb",
+    "database_kb",
+    "sql_commits",
+    "sql_rival_commits",
+    "restores",
 )
 
 

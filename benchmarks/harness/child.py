@@ -1,6 +1,7 @@
-"""What is measured in a process of its own: memory. ``python -m benchmarks.harness.child WORK`` with JSON on stdin.
+"""What is measured in a process of its own: memory, and a resume.
 
-Prints one JSON object. Reads ``/proc/self``; reaches the store that its input names.
+``python -m benchmarks.harness.child WORK`` takes JSON on standard input and prints one JSON object. Reads
+``/proc/self``; reaches the store that its input names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from typing import Any, Final
 from benchmarks.harness.conversation import EVENTS_PATH, Words
 from benchmarks.harness.lab import TENANT
 from sessionfs_s3 import SessionFs
-from sessionfs_s3.store import RequestCounts
+from sessionfs_s3.errors import KeyNotFound
+from sessionfs_s3.store import RequestCounts, open_store
+
+WARM_SESSION: Final = "warm"
+"""Opened before anything is measured, where a process has to have opened one."""
+
+MARKS: Final = ("begin", "opened", "restored")
+"""Objects that a resume asks for between its steps, and that are not there."""
 
 _ROOT: Final = Path(__file__).parent.parent.parent
 _DEADLINE_S: Final = 900.0
@@ -113,6 +121,36 @@ async def reopen(url: str, size: int, settings: Mapping[str, str]) -> dict[str, 
     return found
 
 
+async def restore(url: str, marks_url: str, session: str, query: str, settings: Mapping[str, str]) -> dict[str, object]:
+    """Open *session* and, unless *query* is empty, ask its database that; say what it answers and how long each took.
+
+    A request for an object that is not there stands between one step and the next, for whoever counts requests.
+    """
+    marks = await open_store(marks_url)
+
+    async def mark(step: int) -> None:
+        with contextlib.suppress(KeyNotFound):
+            await marks.get(MARKS[step])
+
+    found: dict[str, object] = {}
+    async with SessionFs.open(url, tenant=TENANT, **settings) as fs:
+        async with fs.volume(WARM_SESSION) as volume:  # Imports, connections and the probe are no part of what follows.
+            await volume.stat(EVENTS_PATH)
+        await mark(0)
+        started_s = time.perf_counter()
+        async with fs.volume(session) as volume:
+            found["opened_s"] = time.perf_counter() - started_s
+            await mark(1)
+            if query:
+                started_s = time.perf_counter()
+                answer = await volume.sqlite_query("query", query)
+                found["restored_s"] = time.perf_counter() - started_s
+                found["row"] = answer.rows[0] if answer is not None else {}
+            await mark(2)
+    await marks.aclose()
+    return found
+
+
 def trim() -> None:
     """Give freed memory back to the system: the C library keeps it otherwise (glibc's malloc_trim)."""
     gc.collect()
@@ -139,6 +177,7 @@ _WORK: Final[Mapping[str, Callable[..., Coroutine[None, None, dict[str, object]]
     "idle": idle,
     "build": build,
     "reopen": reopen,
+    "restore": restore,
 }
 
 if __name__ == "__main__":

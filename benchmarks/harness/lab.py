@@ -36,6 +36,10 @@ class Sizes:
         idle_wait_s: how long they idle before memory is measured.
         cpu_appends: appends whose processor time is measured.
         large_mb: size of the large file, in 10^6 bytes.
+        database_kb: the largest database, in 10^3 bytes: of 100, 1,000 and 10,000 those that are not larger.
+        sql_commits: commits of SQL through a session's database.
+        sql_rival_commits: commits of SQL through each of the others, the first of the same.
+        restores: how often each database is restored.
         settings: settings of the session file systems, by name.
     """
 
@@ -50,6 +54,10 @@ class Sizes:
     idle_wait_s: float = 5.0
     cpu_appends: int = 400
     large_mb: int = 200
+    database_kb: int = 10_000
+    sql_commits: int = 96
+    sql_rival_commits: int = 16
+    restores: int = 3
     settings: dict[str, str] = field(default_factory=dict[str, str])
 
 

@@ -32,7 +32,7 @@ from sessionfs_s3.copilot.ownership import OwnedSession
 from sessionfs_s3.errors import CommitUnknown, InUse, SessionFsError, Unavailable
 from sessionfs_s3.fs import joined, parse
 from sessionfs_s3.settings import Settings
-from sessionfs_s3.sqlite import QueryResult, ScratchError, Statement
+from sessionfs_s3.sqlite import QueryResult, ScratchError, Statement, check_count
 from sessionfs_s3.volume import Durability, Volume
 
 EVENTS_NAME: Final = "events.jsonl"
@@ -166,6 +166,8 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         """
         try:
             volume = await self._volume()
+            # Before anything is made of them: the event loop has others to serve.
+            check_count(len(statements), self._settings.volume_options().database)
             try:
                 results = await volume.sqlite_transaction(
                     [Statement(each.query_type.value, each.query, each.params) for each in statements],

@@ -207,7 +207,7 @@ class _Contents:
     def take(self) -> Content:
         if self._version == 1:
             return Content.of(self._reader.blob())
-        return read_content(self._reader, self._blobs, self._used)
+        return read_content(self._reader, self._blobs, self._used, Content)
 
     def end(self) -> None:
         if len(self._used) < len(self._blobs):

@@ -9,13 +9,15 @@ digest. There is one encoding of a value: parts of bytes never meet, runs that c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from sessionfs_s3.format.blob import CHUNKS_START
 from sessionfs_s3.format.limits import ID_BYTES, SEQUENCE_MAX
 from sessionfs_s3.format.wire import Malformed, Reader, Writer
-from sessionfs_s3.fs.chunk import CHUNK_BYTES, DIGEST_BYTES, Blob, Body, Change, Chunk, Place, source_of
+from sessionfs_s3.fs.chunk import DIGEST_BYTES, Blob, Body, Change, Chunk, Place, source_of
 from sessionfs_s3.fs.content import Content
+
+ContentT = TypeVar("ContentT", bound=Content)
 
 _EPOCH_BYTES: Final = 8
 
@@ -129,8 +131,9 @@ def _goes_on(last: Body, body: Body) -> bool:
     return isinstance(last, bytes) and isinstance(body, bytes)
 
 
-def read_content(reader: Reader, blobs: Sequence[Blob], used: set[Blob]) -> Content:
-    """Take contents; *blobs* is the table, *used* gets those that are referred to."""
+def read_content(reader: Reader, blobs: Sequence[Blob], used: set[Blob], kind: type[ContentT]) -> ContentT:
+    """Take contents of *kind*; *blobs* is the table, *used* gets those that are referred to."""
+    step = kind.chunk_bytes()
     size = reader.uint()
     chunks: list[Chunk] = []
     left = size
@@ -139,29 +142,29 @@ def read_content(reader: Reader, blobs: Sequence[Blob], used: set[Blob]) -> Cont
         count, sealed = divmod(reader.uint(), 2)
         if not count:
             raise Malformed(start, "an empty part")
-        part = _read_run(reader, blobs, count, left) if sealed else _read_bytes(reader, count, left)
+        part = _read_run(reader, blobs, count, left, step) if sealed else _read_bytes(reader, count, left, step)
         if chunks and _goes_on(chunks[-1].body, part[0].body):
             raise Malformed(start, "two parts that could be one")
         used.update(place.blob for place in (part[0].place,) if place is not None)
         chunks.extend(part)
         left -= sum(chunk.size for chunk in part)
-    return Content(tuple(chunks), size)
+    return kind(tuple(chunks), size)
 
 
-def _read_bytes(reader: Reader, count: int, left: int) -> list[Chunk]:
+def _read_bytes(reader: Reader, count: int, left: int, step: int) -> list[Chunk]:
     start = reader.offset
     if count > left:
         raise Malformed(start, f"a part of {count} bytes where {left} are left")
-    if count < left and count % CHUNK_BYTES:
+    if count < left and count % step:
         raise Malformed(start, f"a part of {count} bytes ends inside a chunk")
     data = reader.raw(count)
-    return [Chunk.held(data[at : at + CHUNK_BYTES]) for at in range(0, count, CHUNK_BYTES)]
+    return [Chunk.held(data[at : at + step]) for at in range(0, count, step)]
 
 
-def _read_run(reader: Reader, blobs: Sequence[Blob], count: int, left: int) -> list[Chunk]:
+def _read_run(reader: Reader, blobs: Sequence[Blob], count: int, left: int, step: int) -> list[Chunk]:
     start = reader.offset
     reader.records(count)
-    if count > -(-left // CHUNK_BYTES):
+    if count > -(-left // step):
         raise Malformed(start, f"{count} chunks where {left} bytes are left")
     index, offset = reader.uint(), reader.uint()
     if index >= len(blobs):
@@ -169,7 +172,7 @@ def _read_run(reader: Reader, blobs: Sequence[Blob], count: int, left: int) -> l
     blob = blobs[index]
     chunks: list[Chunk] = []
     for _ in range(count):
-        size = min(CHUNK_BYTES, left)
+        size = min(step, left)
         here = reader.offset
         length, compressed = divmod(reader.uint(), 2)
         digest = reader.raw(DIGEST_BYTES)

@@ -24,12 +24,20 @@ from types import MappingProxyType
 from typing import Final
 
 from sessionfs_s3.errors import Corrupt, shown
-from sessionfs_s3.format.contents import blobs_of, read_blob, read_content, table_of, write_blob, write_content
+from sessionfs_s3.format.contents import (
+    ContentT,
+    blobs_of,
+    read_blob,
+    read_content,
+    table_of,
+    write_blob,
+    write_content,
+)
 from sessionfs_s3.format.frame import DIGEST_BYTES, HEADER_START, decode_frame, encode_frame
 from sessionfs_s3.format.limits import ID_BYTES, SEQUENCE_MAX, TIME_MS_MAX
 from sessionfs_s3.format.wire import Malformed, Reader, Writer
 from sessionfs_s3.fs.chunk import Blob
-from sessionfs_s3.fs.content import Content
+from sessionfs_s3.fs.content import Content, Pages
 from sessionfs_s3.fs.paths import PATH_BYTES_MAX, is_name
 from sessionfs_s3.fs.tree import EMPTY_TREE, Directory, File, Node, Tree, contents
 
@@ -156,7 +164,7 @@ def decode_snapshot(key: str, data: bytes, *, sequence: int) -> Snapshot:
         databases = reader.uint()
         if databases > 1:
             raise Malformed(reader.offset - 1, f"{databases} databases")
-        database = _read_content(reader, tables) if databases else None
+        database = _read_content(reader, tables, Pages) if databases else None
         reader.end()
         if tables is None:
             # Which commits are claims, version 1 does not tell.
@@ -210,8 +218,8 @@ class _Tables:
         return number
 
 
-def _read_content(reader: Reader, tables: _Tables | None) -> Content:
-    content = Content.of(reader.blob()) if tables is None else read_content(reader, tables.blobs, tables.used)
+def _read_content(reader: Reader, tables: _Tables | None, kind: type[ContentT]) -> ContentT:
+    content = kind.of(reader.blob()) if tables is None else read_content(reader, tables.blobs, tables.used, kind)
     for chunk in content.chunks:
         chunk.settled = True
     return content
@@ -267,7 +275,7 @@ def _read_tree(reader: Reader, tables: _Tables | None) -> Directory:
             raise Malformed(start, f"name {shown(name)} is invalid, repeated, out of order or too deep")
         parent.last = name
         if kind == _FILE:
-            parent.entries[name] = File(_read_content(reader, tables), mode, mtime_ms, birthtime_ms)
+            parent.entries[name] = File(_read_content(reader, tables, Content), mode, mtime_ms, birthtime_ms)
         else:
             entries: dict[str, Node] = {}
             parent.entries[name] = Directory(MappingProxyType(entries), mode, mtime_ms, birthtime_ms)

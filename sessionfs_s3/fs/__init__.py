@@ -3,7 +3,18 @@
 Pure: no input or output, no clock, no randomness, no asyncio. Time and mode reach it as arguments.
 """
 
-from sessionfs_s3.fs.chunk import CHUNK_BYTES, Blob, Body, Change, Chunk, Place, bytes_of, digest_of, source_of
+from sessionfs_s3.fs.chunk import (
+    CHUNK_BYTES,
+    PAGES_CHUNK_BYTES,
+    Blob,
+    Body,
+    Change,
+    Chunk,
+    Place,
+    bytes_of,
+    digest_of,
+    source_of,
+)
 from sessionfs_s3.fs.commands import (
     append_file,
     make_directory,
@@ -11,7 +22,7 @@ from sessionfs_s3.fs.commands import (
     rename,
     write_file,
 )
-from sessionfs_s3.fs.content import EMPTY, Content
+from sessionfs_s3.fs.content import EMPTY, Content, Pages
 from sessionfs_s3.fs.operations import (
     AppendFile,
     MakeDirectory,
@@ -41,6 +52,7 @@ __all__ = [
     "CHUNK_BYTES",
     "EMPTY",
     "EMPTY_TREE",
+    "PAGES_CHUNK_BYTES",
     "AppendFile",
     "Blob",
     "Body",
@@ -53,6 +65,7 @@ __all__ = [
     "MakeDirectory",
     "Node",
     "Operation",
+    "Pages",
     "Path",
     "Place",
     "Remove",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, assert_never
 
-from sessionfs_s3.fs.content import EMPTY, Content
+from sessionfs_s3.fs.content import NO_PAGES, Content, Pages
 from sessionfs_s3.fs.operations import (
     DATABASE_BYTES_MAX,
     AppendFile,
@@ -55,7 +55,7 @@ class Tree:
     """Everything a session stores: its files below *root* and its SQLite *database*, or None while it has none."""
 
     root: Directory
-    database: Content | None = None
+    database: Pages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def _write_database(tree: Tree, size: int, extents: tuple[tuple[int, bytes], ...
         raise Inapplicable(f"a database of {size} bytes, {DATABASE_BYTES_MAX} are allowed")
     if any(offset < 0 or offset + len(data) > size for offset, data in extents):
         raise Inapplicable(f"a database extent ends beyond {size} bytes")
-    return replace(tree, database=(tree.database or EMPTY).patched(size, extents))
+    return replace(tree, database=(tree.database or NO_PAGES).patched(size, extents))
 
 
 def _rename(tree: Tree, source: Path, target: Path, time_ms: int) -> Tree:

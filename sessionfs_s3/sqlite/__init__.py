@@ -17,6 +17,7 @@ What runs there is synchronous, and can be used without all that:
 
 from sessionfs_s3.sqlite.database import ScratchDatabase
 from sessionfs_s3.sqlite.host import WORKERS_MAX, Database, DatabaseHost, WorkerHost
+from sessionfs_s3.sqlite.prepared import check_count
 from sessionfs_s3.sqlite.records import (
     PAGE_BYTES,
     DatabaseChange,
@@ -48,4 +49,5 @@ __all__ = [
     "SqlError",
     "Statement",
     "WorkerHost",
+    "check_count",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -31,6 +32,7 @@ from sessionfs_s3.sqlite.records import (
 )
 from sessionfs_s3.sqlite.wire import (
     HEADER,
+    PART_BYTES,
     Frame,
     FrameKind,
     ProtocolError,
@@ -87,7 +89,9 @@ class WorkerDatabase:
         self._reader, self._writer = streams
         self._limits = limits
         self._used = used
+        self._size = 0
         self._cancelled = False
+        self._closed = False
         self._killing: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -105,12 +109,19 @@ class WorkerDatabase:
         Raises:
             InvalidInput, OSError, ScratchError: as :meth:`DatabaseHost.open`.
         """
-        number, socket = await asyncio.to_thread(_FORK_SERVER.fork)
-        socket.setblocking(False)
-        scratch = directory / f"sessionfs-{secrets.token_hex(8)}"
-        database = cls(number, scratch, await asyncio.open_connection(sock=socket), limits, used)
+        chunks = aiter(image)
+        forking = asyncio.ensure_future(asyncio.to_thread(_FORK_SERVER.fork))
         try:
-            await database._give(image)
+            first = await anext(chunks, b"")  # the store is asked while the process starts
+            number, mine = await asyncio.shield(forking)
+        except BaseException:
+            forking.add_done_callback(_close)
+            raise
+        mine.setblocking(False)
+        scratch = directory / f"sessionfs-{secrets.token_hex(8)}"
+        database = cls(number, scratch, await asyncio.open_unix_connection(sock=mine), limits, used)
+        try:
+            await database._give(first, chunks)
         except BaseException as failure:
             database.abandon()
             await database.aclose()
@@ -144,28 +155,43 @@ class WorkerDatabase:
         """Kill the worker."""
         self.lost = True
         _FORK_SERVER.kill(self._number)
-        self._writer.transport.abort()
 
     async def aclose(self) -> None:
         """End the worker, and make sure that nothing of it stays."""
         self.lost = True
-        if not self._writer.is_closing():
-            try:
-                self._writer.write_eof()
-                async with asyncio.timeout(_CANCEL_S_MAX):
-                    await self._reader.read()
-            except _BROKEN:
-                self.abandon()
-        self._writer.close()
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.write_eof()
+        if not await self._ends():
+            self.abandon()
+            await self._ends()
+        # Only now: a worker that still runs might make its directory again.
+        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        self._writer.transport.abort()
         with suppress(OSError):
             await self._writer.wait_closed()
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
         self._used(self)
 
-    async def _give(self, image: AsyncIterable[bytes]) -> None:
+    async def _ends(self) -> bool:
+        """Return whether the worker ends within the time that it may take for that."""
+        try:
+            async with asyncio.timeout(_CANCEL_S_MAX):
+                while await self._reader.read(PART_BYTES):
+                    pass
+        except TimeoutError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    async def _give(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         await self._send([open_frame(str(self._directory), self._limits)])
-        async for chunk in image:
+        await self._send(Frame(FrameKind.IMAGE, part) for part in parts(first))
+        self._size = len(first)
+        async for chunk in rest:
             await self._send(Frame(FrameKind.IMAGE, part) for part in parts(chunk))
+            self._size += len(chunk)
         await self._send([Frame(FrameKind.IMAGE_END)])
         async with asyncio.timeout(_ANSWER_S_MAX):
             frame = await self._receive()
@@ -242,9 +268,22 @@ class WorkerDatabase:
                 case FrameKind.DONE if failure is not None or len(results) == count:
                     size, is_spent = decode_done(frame.payload)
                     self.lost = self.lost or is_spent
-                    return failure or (results, _change(size, extents, limits))
+                    return failure or (results, self._change(size, extents))
                 case _:
                     raise ProtocolError(f"{frame.kind.name} within an answer")
+
+    def _change(self, size: int | None, extents: Sequence[tuple[int, bytes]]) -> DatabaseChange | None:
+        """Return what a call changed; raise ProtocolError where that cannot be."""
+        if size is None:
+            if extents:
+                raise ProtocolError("extents of no change")
+            return None
+        # It may be over its limit where that was higher once, and does not grow then.
+        if size % PAGE_BYTES or size > max(self._limits.database_bytes_max, self._size):
+            raise ProtocolError(f"a database of {size} bytes")
+        change = DatabaseChange(size, _runs(size, extents))
+        self._size = size
+        return change
 
     async def _send(self, frames: Iterable[Frame]) -> None:
         for number, frame in enumerate(frames, 1):
@@ -258,12 +297,8 @@ class WorkerDatabase:
         return Frame(kind, await self._reader.readexactly(length))
 
 
-def _change(size: int | None, extents: Sequence[tuple[int, bytes]], limits: Limits) -> DatabaseChange | None:
-    """Return what a call changed; raise ProtocolError where that cannot be."""
-    if size is None:
-        if extents:
-            raise ProtocolError("extents of no change")
-        return None
+def _runs(size: int, extents: Sequence[tuple[int, bytes]]) -> tuple[tuple[int, bytes], ...]:
+    """Return *extents* with neighbours merged; raise ProtocolError where they cannot be of *size* bytes."""
     runs: list[tuple[int, list[bytes]]] = []
     end = 0
     for offset, contents in extents:
@@ -273,9 +308,15 @@ def _change(size: int | None, extents: Sequence[tuple[int, bytes]], limits: Limi
             runs.append((offset, []))
         runs[-1][1].append(contents)
         end = offset + len(contents)
-    if not end <= size <= limits.database_bytes_max or size % PAGE_BYTES or not runs:
-        raise ProtocolError(f"a database of {size} bytes")
-    return DatabaseChange(size, tuple((offset, b"".join(contents)) for offset, contents in runs))
+    if not runs or end > size:
+        raise ProtocolError(f"{end} bytes of {size}")
+    return tuple((offset, b"".join(contents)) for offset, contents in runs)
+
+
+def _close(forking: asyncio.Future[tuple[int, socket.socket]]) -> None:
+    """Let a worker go that nobody waits for any more."""
+    if not forking.cancelled() and forking.exception() is None:
+        forking.result()[1].close()
 
 
 async def _gradually(items: Iterable[T]) -> list[T]:

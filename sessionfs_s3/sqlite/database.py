@@ -35,6 +35,7 @@ from sessionfs_s3.sqlite.records import (
     NO_RESULT,
     PAGE_BYTES,
     DatabaseChange,
+    DatabaseFull,
     JsonValue,
     Kind,
     Limits,
@@ -157,7 +158,7 @@ class ScratchDatabase:
                         results.append(self._run(Prepared(statement, self._limits), budget, alone=False))
                     except (apsw.Error, UnicodeDecodeError, SqlError) as failure:
                         explained = self._guard.explain(failure)
-                        if not isinstance(explained, SqlError):
+                        if not isinstance(explained, SqlError) or isinstance(explained, DatabaseFull):
                             raise
                         place = f"(statement {number} of {len(statements)})"
                         raise SqlError(f"{explained} {place}", explained.reason) from failure

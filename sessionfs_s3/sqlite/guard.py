@@ -28,6 +28,7 @@ from sessionfs_s3.sqlite.records import (
 from sessionfs_s3.sqlite.scratch import MACHINE_CODES, primary_code
 from sessionfs_s3.sqlite.script import significant
 
+_MESSAGE_CHARS_MAX = 2000
 _PROGRESS_STEPS = 10_000  # virtual machine steps between two looks at the clock: well under 1 ms
 
 # Actions that stay inside the database, from https://www.sqlite.org/c3ref/c_alter_table.html. Whatever is not listed
@@ -71,7 +72,7 @@ _ACTION_NAMES = {
 }
 _MODULES = frozenset({"fts5", "rtree", "rtree_i32"})
 _FUNCTIONS_REFUSED = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
-_TABLES_REFUSED = frozenset({"sqlite_dbpage"})  # raw pages, writable
+_TABLES_REFUSED = frozenset({"dbstat", "sqlite_dbpage"})  # what is inside pages, and pages themselves
 
 _PRAGMAS_ANY = frozenset(  # with or without an argument: a table, an index, a count
     {
@@ -106,6 +107,8 @@ _PRAGMAS_READ = frozenset(  # without an argument only
         "schema_version",
     }
 )
+
+_TRUE = frozenset({"1", "on", "true", "yes"})
 
 _REFUSED_WORDS = {
     "ATTACH": "ATTACH is refused: a session has one database",
@@ -145,6 +148,7 @@ class Guard:
         for pragma in (
             "cell_size_check = ON",
             "mmap_size = 0",
+            "foreign_keys = ON",  # as in the runtime's own database, and its prompts rely on it
             "temp_store = MEMORY",  # nothing outside of the scratch directory
             "synchronous = OFF",  # durability comes from the session's log; the scratch file may be lost
             "wal_autocheckpoint = 0",
@@ -244,7 +248,7 @@ class Guard:
             return ScratchError(f"the session's local database failed: {failure}")
         if isinstance(failure, apsw.BindingsError) and "has no name" in str(failure):
             return SqlError("parameters without a name (?) cannot be given here; use :name")
-        return SqlError(str(failure), "limit" if primary == apsw.SQLITE_TOOBIG else "sql")
+        return SqlError(_shortened(str(failure)), "limit" if primary == apsw.SQLITE_TOOBIG else "sql")
 
     def _is_disk_full(self) -> bool:
         return self._connection is not None and self._connection.system_errno in (errno.ENOSPC, errno.EDQUOT)
@@ -295,10 +299,16 @@ class Guard:
         if name == "journal_mode" and (value or "").lower() == "wal":
             return None  # a common line of scripts, and true already
         if name == "foreign_keys":
-            if not self.in_transaction:
+            # Switching them on is a common first line of scripts, and true already.
+            if not self.in_transaction or (value or "").lower() in _TRUE:
                 return None
             return "PRAGMA foreign_keys has no effect inside a script or transaction: send it as a statement of its own"
         return f"PRAGMA {name}{'' if value is None else ' = ' + value} is refused"
+
+
+def _shortened(message: str) -> str:
+    """Return SQLite's *message*, which may quote names of megabytes, at a length that somebody may read."""
+    return message if len(message) <= _MESSAGE_CHARS_MAX else f"{message[:_MESSAGE_CHARS_MAX]}…"
 
 
 def _transaction_rule(word: str) -> str:

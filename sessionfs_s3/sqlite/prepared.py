@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.sqlite.records import JsonValue, Kind, Limits, SqlError, Statement
 from sessionfs_s3.sqlite.script import significant, split
 from sessionfs_s3.sqlite.values import Bindings, bindings, json_bytes, well_formed
 
+_PARAMETERS_MAX: Final = 32_766
+"""SQLite's own default limit, SQLITE_LIMIT_VARIABLE_NUMBER."""
+
 Control = Literal["BEGIN", "COMMIT", "ROLLBACK"]
+
+
+def check_count(count: int, limits: Limits) -> None:
+    """Raise SqlError when a transaction may not have *count* statements."""
+    if count > limits.statements_max:
+        raise SqlError(f"the transaction has {count:,} statements; {limits.statements_max:,} may be", "limit")
 
 
 def check_request(statements: Sequence[Statement], limits: Limits) -> None:
@@ -21,15 +30,17 @@ def check_request(statements: Sequence[Statement], limits: Limits) -> None:
         InvalidInput: there is no such kind.
         SqlError: they are too many, or too long.
     """
-    if len(statements) > limits.statements_max:
-        raise SqlError(f"the transaction has {len(statements):,} statements; {limits.statements_max:,} may be", "limit")
+    check_count(len(statements), limits)
     size = 0
     for statement in statements:
         _check_kind(statement)
         if len(statement.sql) > limits.sql_bytes_max:
             raise _too_long(limits)
         size += len(statement.sql)
-        for value in (statement.params or {}).values():
+        params = statement.params or {}
+        if len(params) > _PARAMETERS_MAX:
+            raise SqlError(f"a statement has {len(params):,} parameters; {_PARAMETERS_MAX:,} may be", "limit")
+        for value in params.values():
             size += len(value) if isinstance(value, (str, bytes)) else 8
     if size > limits.request_bytes_max:
         raise SqlError(f"SQL text and parameters take more than {limits.request_bytes_max:,} bytes", "limit")

@@ -125,7 +125,7 @@ class Limits:
 
     call_s: float = 30.0
     sql_bytes_max: int = 4 << 20
-    statements_max: int = 100_000
+    statements_max: int = 20_000
     request_bytes_max: int = 64 << 20
     value_bytes_max: int = 4 << 20
     rows_max: int = 100_000

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from sessionfs_s3.format import unpack_chunk
-from sessionfs_s3.fs import CHUNK_BYTES, Blob, Body, Chunk, Content, Place, bytes_of, source_of
+from sessionfs_s3.fs import Blob, Body, Chunk, Content, Place, bytes_of, source_of
 from sessionfs_s3.volume.cache import CacheKey
 from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.session import Session
@@ -19,15 +20,16 @@ _SPAN_BYTES_MAX: Final = 1024 * 1024
 """Largest ranged GET. Several of 1 MiB side by side bring the first bytes sooner than one of the 8 to 16 MB that
 Amazon's guidelines name for a single connection, and bound what is in memory."""
 
-_SPAN_CHUNKS_MAX: Final = 64
-"""Most chunks of one ranged GET, 4 MiB: what they take once decompressed is bounded, however small they are stored."""
+_SPAN_UNPACKED_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What one ranged GET brings takes no more once it is decompressed, however small it is stored."""
 
 _GAP_BYTES_MAX: Final = 64 * 1024
 """Unwanted bytes that are read along rather than paying for another request: about what a connection carries in the
 time that a GET waits for its first byte."""
 
-_SPANS_AT_ONCE: Final = 8
-"""Ranged GETs of one volume side by side."""
+_IN_FLIGHT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What the ranged GETs of one volume may bring side by side: a database of 10 MB comes in one round trip, also where it
+lies in many blobs, and what a volume takes in memory meanwhile is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,35 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Span:
-    """One ranged GET: bytes *start* to *stop* of *blob*, and what is wanted of them."""
+    """One ranged GET: bytes *start* to *stop* of *blob*, what is *wanted* of them, and how many bytes that has."""
 
     blob: Blob
     start: int
     stop: int
     wanted: list[_Wanted]
+    unpacked_bytes: int
+
+
+class _ByteGate:
+    """Lets so many bytes pass side by side; who wants more than there is room for waits."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._passing = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def passing(self, size: int) -> AsyncGenerator[None]:
+        """Hold *size* bytes of the room for as long as the body runs."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._passing or self._passing + size <= self._bytes_max)
+            self._passing += size
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._passing -= size
+                self._changed.notify_all()
 
 
 class ContentReader:
@@ -57,7 +82,7 @@ class ContentReader:
         self._session = session
         self._cache = session.environment.cache
         self._name = f"{session.store.url} {session.keys.prefix}"
-        self._gate = asyncio.Semaphore(_SPANS_AT_ONCE)
+        self._gate = _ByteGate(_IN_FLIGHT_BYTES_MAX)
 
     async def read(self, content: Content, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes of *content* from *start* up to, not including, *stop*; clamped to its size.
@@ -73,13 +98,14 @@ class ContentReader:
         start = min(start, stop)
         if start == stop:
             return b""
-        first = start // CHUNK_BYTES
-        chunks = content.chunks[first : -(-stop // CHUNK_BYTES)]
+        step = content.chunk_bytes()
+        first = start // step
+        chunks = content.chunks[first : -(-stop // step)]
         # Of the final size from the start: its own buffer is then returned, without a copy of everything.
         out = io.BytesIO(bytes(stop - start))
 
         def deliver(index: int, data: bytes) -> None:
-            at = (first + index) * CHUNK_BYTES - start
+            at = (first + index) * step - start
             out.seek(max(at, 0))
             out.write(memoryview(data)[max(-at, 0) : stop - start - at])
 
@@ -122,7 +148,7 @@ class ContentReader:
     async def _span(self, span: _Span, deliver: Callable[[int, bytes], None], *, keep: bool) -> None:
         session = self._session
         key = session.keys.blob(span.blob)
-        async with self._gate:
+        async with self._gate.passing(span.stop - span.start):
             fetched = await session.ask(f"reading {key}", lambda: session.store.get(key, span=(span.start, span.stop)))
             unpack = functools.partial(_unpacked, key, span, fetched.data)
             size = sum(each.place.size for each in span.wanted)
@@ -144,12 +170,17 @@ def _spans(missing: Iterable[_Wanted]) -> list[_Span]:
         end = place.offset + place.length
         last = spans[-1] if spans else None
         near = last is not None and last.blob == place.blob and place.offset - last.stop <= _GAP_BYTES_MAX
-        fits = last is not None and end - last.start <= _SPAN_BYTES_MAX and len(last.wanted) < _SPAN_CHUNKS_MAX
+        fits = (
+            last is not None
+            and end - last.start <= _SPAN_BYTES_MAX
+            and last.unpacked_bytes + place.size <= _SPAN_UNPACKED_BYTES_MAX
+        )
         if last is not None and near and fits:
             last.stop = max(last.stop, end)
             last.wanted.append(each)
+            last.unpacked_bytes += place.size
         else:
-            spans.append(_Span(place.blob, place.offset, end, [each]))
+            spans.append(_Span(place.blob, place.offset, end, [each], place.size))
     return spans
 
 

@@ -100,7 +100,9 @@ class SessionDatabase:
 
     async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
         # A caller who gives up must not release the lock while the statement goes on in the copy.
-        return await asyncio.shield(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
 
     async def _run(
         self,
@@ -156,3 +158,9 @@ class SessionDatabase:
         self._content = None
         if copy is not None:
             await copy.aclose()
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    # Where the caller has given up, its failure must not end as "exception was never retrieved".
+    if not task.cancelled():
+        task.exception()

@@ -17,7 +17,7 @@ from typing import Final
 
 from sessionfs_s3.errors import PreconditionFailed
 from sessionfs_s3.format import CHUNKS_START, blobs_of, encode_snapshot
-from sessionfs_s3.fs import CHUNK_BYTES, Blob, Change, Chunk, Place, Tree, contents, source_of
+from sessionfs_s3.fs import Blob, Change, Chunk, Place, Tree, contents, source_of
 from sessionfs_s3.store.protocol import IF_ABSENT
 from sessionfs_s3.volume.blobs import BlobWriter
 from sessionfs_s3.volume.collection import Collector, Owner
@@ -126,7 +126,7 @@ class SnapshotWriter:
                 if isinstance(body, Place):
                     if body.blob in moved:
                         chosen.append(chunk)
-                elif chunk.settled or chunk.size == CHUNK_BYTES:
+                elif chunk.settled or chunk.size == content.chunk_bytes():
                     chosen.append(chunk)
                 elif isinstance(body, Change):
                     changed.append(chunk)

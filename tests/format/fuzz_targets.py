@@ -37,7 +37,7 @@ from sessionfs_s3.format import (
 )
 from sessionfs_s3.format import contents as format_contents
 from sessionfs_s3.format.frame import decode_frame, encode_frame
-from sessionfs_s3.fs import AppendFile, Blob, Chunk, Content, Directory, File, Place, Tree, WriteFile, digest_of
+from sessionfs_s3.fs import AppendFile, Blob, Chunk, Content, Directory, File, Pages, Place, Tree, WriteFile, digest_of
 from sessionfs_s3.fs import chunk as fs_chunk
 from sessionfs_s3.fs import content as fs_content
 from tests.format import golden
@@ -47,6 +47,7 @@ KEY: Final = "fuzzed"
 KEYS: Final = SessionKeys.of("t", "s")
 HEADERS: Final = {b"c": 104, b"s": 80, b"b": 32}
 SHORT_CHUNK_BYTES: Final = 32
+SHORT_PAGES_CHUNK_BYTES: Final = 16
 NUMBER_MAX: Final = (1 << 63) - 1
 """Largest number of a commit in a snapshot's tables."""
 
@@ -55,7 +56,7 @@ def shorten_chunks() -> None:
     """Make chunks so short, in this process, that inputs of some hundred bytes hold many of them."""
     for module in (fs_chunk, fs_content, format_contents):
         module.__dict__["CHUNK_BYTES"] = SHORT_CHUNK_BYTES
-    fs_content.__dict__["_ZEROS"] = bytes(SHORT_CHUNK_BYTES)
+        module.__dict__["PAGES_CHUNK_BYTES"] = SHORT_PAGES_CHUNK_BYTES
 
 
 def check(data: bytes) -> bool:
@@ -243,5 +244,7 @@ def _small_objects() -> Iterator[bytes]:
     snapshot = golden.GOLDEN["v2/snapshot"].value
     assert isinstance(snapshot, Snapshot)
     root = Directory(MappingProxyType({"a": File(mixed, 0, 1, 1), "b": File(far, 0, 1, 1)}), 0, 1, 1)
+    place = Place(one, 400, step := fs_chunk.PAGES_CHUNK_BYTES, False, b"\6" * 16, step)
+    pages = Pages((Chunk.held(b"p" * step), Chunk(step, place), Chunk.held(b"end")), 2 * step + 3)
     died = {replace(one, epoch=1): 20}
-    yield encode_snapshot(replace(snapshot, tree=Tree(root, mixed), died=died, fences={7: 0, 9: 8}, fenced_from=3))
+    yield encode_snapshot(replace(snapshot, tree=Tree(root, pages), died=died, fences={7: 0, 9: 8}, fenced_from=3))

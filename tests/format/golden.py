@@ -28,6 +28,7 @@ from sessionfs_s3.format import (
 from sessionfs_s3.fs import (
     CHUNK_BYTES,
     EMPTY,
+    PAGES_CHUNK_BYTES,
     AppendFile,
     Blob,
     Chunk,
@@ -36,6 +37,7 @@ from sessionfs_s3.fs import (
     File,
     MakeDirectory,
     Node,
+    Pages,
     Place,
     Remove,
     Rename,
@@ -107,8 +109,17 @@ OLD_PLACES: Final = (
 )
 
 
+PAGES_PLACES: Final = tuple(
+    replace(place, size=PAGES_CHUNK_BYTES, length=min(place.length, PAGES_CHUNK_BYTES)) for place in OLD_PLACES
+)
+
+
 def _sealed(*places: Place) -> Content:
     return Content(tuple(Chunk(place.size, place) for place in places), sum(place.size for place in places))
+
+
+def _pages(*places: Place) -> Pages:
+    return Pages(tuple(Chunk(place.size, place) for place in places), sum(place.size for place in places))
 
 
 _VERSION_1: Final[dict[str, Golden]] = {
@@ -192,7 +203,7 @@ _VERSION_1: Final[dict[str, Golden]] = {
                         "\U0001f600": File(EMPTY, 0o7777, 1, 1),
                     },
                 ),
-                Content.of(b"SQLite format 3\x00"),
+                Pages.of(b"SQLite format 3\x00"),
             )
         ),
         compressed=False,
@@ -292,7 +303,7 @@ _VERSION_2: Final[dict[str, Golden]] = {
                         "b": File(Content.of(EVENT * 1100), 0o644, 2, 1),
                     },
                 ),
-                _sealed(*OLD_PLACES).joined(_sealed(PLACES[0])),
+                _pages(*PAGES_PLACES, PLACES[0]),
             ),
             fences=MappingProxyType({42: 33}),
         ),

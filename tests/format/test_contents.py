@@ -50,7 +50,7 @@ def written(value: Content, blobs: Sequence[Blob] = TABLE) -> bytes:
 def read(data: bytes, blobs: Sequence[Blob] = TABLE) -> tuple[Content, set[Blob]]:
     reader = Reader(data)
     used: set[Blob] = set()
-    found = read_content(reader, blobs, used)
+    found = read_content(reader, blobs, used, Content)
     reader.end()
     return found, used
 
@@ -176,7 +176,7 @@ PIECES = st.one_of(
 def test_what_decodes_has_no_other_form(stored: bytes) -> None:
     reader = Reader(stored)
     with contextlib.suppress(Malformed):
-        found = read_content(reader, TABLE, set())
+        found = read_content(reader, TABLE, set(), Content)
         check_content(found)
         assert written(found) == stored[: reader.offset]
 

@@ -10,7 +10,7 @@ import pytest
 from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.format import VERSIONS_READ, blob, commit, contents, frame, limits, snapshot, wire
 from sessionfs_s3.format.keys import ID_BYTES_MAX, SessionKeys
-from sessionfs_s3.fs.chunk import CHUNK_BYTES, DIGEST_BYTES
+from sessionfs_s3.fs.chunk import CHUNK_BYTES, DIGEST_BYTES, PAGES_CHUNK_BYTES
 from sessionfs_s3.fs.operations import DATABASE_BYTES_MAX
 from sessionfs_s3.fs.paths import NAME_BYTES_MAX, PATH_BYTES_MAX
 from tests.format import golden, handmade
@@ -92,6 +92,7 @@ def test_the_limits_are_those_of_the_codec() -> None:
         ),
         "nodes, blobs, claims and sealed chunks of one snapshot, together": limits.RECORDS_MAX,
         "chunk": CHUNK_BYTES,
+        "chunk of the database": PAGES_CHUNK_BYTES,
         "path": PATH_BYTES_MAX,
         "name": NAME_BYTES_MAX,
         "database": DATABASE_BYTES_MAX,
@@ -107,6 +108,8 @@ def test_the_limits_are_those_of_the_codec() -> None:
     assert f"from offset {blob.CHUNKS_START} of the object" in section("Blob payload")
     assert f"from byte {blob.CHUNKS_START} on" in section("Contents")
     assert f"**chunks** of {CHUNK_BYTES:,} bytes" in section("Contents")
+    assert f"chunks of {PAGES_CHUNK_BYTES:,} bytes" in section("Contents")
+    assert f"{CHUNK_BYTES:,} (of a database {PAGES_CHUNK_BYTES:,}), or what is left" in section("Contents")
     assert f"{DIGEST_BYTES} bytes digest" in section("Contents")
     assert f"first {DIGEST_BYTES} bytes of the SHA-256" in section("What the checksum covers")
 

@@ -29,6 +29,7 @@ from sessionfs_s3.fs import (
     MakeDirectory,
     Node,
     Operation,
+    Pages,
     Path,
     Place,
     Remove,
@@ -86,8 +87,9 @@ def plain(content: Content) -> bytes | tuple[Body, ...]:
 def check_content(content: Content) -> None:
     """Assert what every :class:`Content` promises about its chunks."""
     assert content.size == sum(chunk.size for chunk in content.chunks)
-    assert all(chunk.size == CHUNK_BYTES for chunk in content.chunks[:-1]), "only the last chunk may be short"
-    assert all(0 < chunk.size <= CHUNK_BYTES for chunk in content.chunks), "no chunk is empty"
+    full = content.chunk_bytes()
+    assert all(chunk.size == full for chunk in content.chunks[:-1]), "only the last chunk may be short"
+    assert all(0 < chunk.size <= full for chunk in content.chunks), "no chunk is empty"
     for chunk in content.chunks:
         check_chunk(chunk)
 
@@ -166,23 +168,27 @@ def places(draw: st.DrawFn, size: int, after: Place | None = None) -> Place:
 
 
 @st.composite
-def sealed_contents(draw: st.DrawFn) -> Content:
-    """Return contents of some chunks, each held or in a blob, in runs and alone."""
+def sealed_contents(draw: st.DrawFn, kind: type[Content] = Content) -> Content:
+    """Return contents of *kind* of some chunks, each held or in a blob, in runs and alone."""
+    full = kind.chunk_bytes()
     chunks: list[Chunk] = []
     last: Place | None = None
     count = draw(st.integers(1, 6))
     for index in range(count):
-        size = CHUNK_BYTES if index < count - 1 else draw(st.one_of(st.just(CHUNK_BYTES), st.integers(1, CHUNK_BYTES)))
+        size = full if index < count - 1 else draw(st.one_of(st.just(full), st.integers(1, full)))
         if draw(st.integers(0, 3)):
             last = draw(places(size, last))
             chunks.append(Chunk(size, last))
         else:
             last = None
             chunks.append(Chunk.held(bytes([draw(st.integers(0, 255))]) * size))
-    return Content(tuple(chunks), sum(chunk.size for chunk in chunks))
+    return kind(tuple(chunks), sum(chunk.size for chunk in chunks))
 
 
 ANY_CONTENTS: Final = st.one_of(CONTENTS, sealed_contents())
+
+
+ANY_PAGES: Final = st.one_of(CONTENTS.map(lambda held: Pages.of(held.to_bytes())), sealed_contents(Pages))
 
 
 def operations(paths: SearchStrategy[Path] = PATHS) -> SearchStrategy[Operation]:
@@ -208,4 +214,4 @@ def _directories(children: SearchStrategy[Node], names: SearchStrategy[str]) -> 
 def trees(names: SearchStrategy[str] = NAMES) -> SearchStrategy[Tree]:
     """Return trees of any shape, with and without a database; their contents are held, or in blobs."""
     nodes: SearchStrategy[Node] = st.recursive(FILES, lambda below: _directories(below, names), max_leaves=8)
-    return st.builds(Tree, _directories(nodes, names), st.one_of(st.none(), ANY_CONTENTS))
+    return st.builds(Tree, _directories(nodes, names), st.one_of(st.none(), ANY_PAGES))

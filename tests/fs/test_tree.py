@@ -23,6 +23,7 @@ from sessionfs_s3.fs import (
     Inapplicable,
     MakeDirectory,
     Operation,
+    Pages,
     Path,
     Place,
     Remove,
@@ -165,7 +166,7 @@ def test_contents_are_those_of_every_file_and_the_database() -> None:
         WriteFile(("g",), sealed(9), 0o644, 1),
         WriteDatabase(2, ((0, b"db"),)),
     )
-    assert sorted(map(repr, fs.contents(tree))) == sorted(map(repr, [Content.of(b"f"), sealed(9), Content.of(b"db")]))
+    assert sorted(map(repr, fs.contents(tree))) == sorted(map(repr, [Content.of(b"f"), sealed(9), Pages.of(b"db")]))
     assert list(fs.contents(EMPTY_TREE)) == []
 
 
@@ -266,7 +267,7 @@ def test_listing_a_file_is_enotdir() -> None:
 
 @examples(100)
 @given(trees())
-@example(Tree(EMPTY_TREE.root, Content.of(b"x")))
+@example(Tree(EMPTY_TREE.root, Pages.of(b"x")))
 def test_listings_are_sorted_by_code_point(tree: Tree) -> None:
     for path, node in walk(tree):
         if isinstance(node, Directory):

@@ -6,8 +6,10 @@ with the reason, or fails under ``SESSIONFS_REQUIRE_RUNTIME=1``.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +17,15 @@ from typing import Protocol
 import pytest
 
 from sessionfs_s3 import SessionFs
+from sessionfs_s3.store import Store, open_store
 from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.replica import Replica, Served, appended, start_replica
 from sessionfs_s3.testing.runtime import INSTALL_DEADLINE_S, RuntimeUnavailable, find_runtime
 
+from .commits import FaultyCommits, let_go
+
 EVENTS = "/session-state/events.jsonl"
+WORKSPACE = "/session-state/workspace.yaml"
 
 DEBOUNCE_MS = 5000
 """Longer than any turn here takes: a turn without tools is then one append, however slow the machine is."""
@@ -54,6 +60,20 @@ async def model() -> AsyncIterator[ScriptedModel]:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FaultyCommits]]:
+    """The store of each session file system that is opened from now on, oldest first: their commits fail on demand."""
+    opened: list[FaultyCommits] = []
+
+    async def opening(url: str) -> Store:
+        opened.append(FaultyCommits(await open_store(url)))
+        return opened[-1]
+
+    monkeypatch.setattr("sessionfs_s3.copilot.session_fs.open_store", opening)
+    yield opened
+    let_go(opened)
 
 
 @pytest.fixture
@@ -95,3 +115,23 @@ async def stored(fs: SessionFs, path: str, session_id: str = "s1") -> bytes:
 def conversation(served: Sequence[Served]) -> str:
     """Return what was appended to the conversation and acknowledged."""
     return appended(served, EVENTS)
+
+
+def created(served: Sequence[Served]) -> bool:
+    """Whether all of create has been served: the runtime does it again under its own home and ends with the plan."""
+    home = [each.path for each in served if not each.path.startswith("/session-state")]
+    return any(path.endswith("/plan.md") for path in home)
+
+
+def settled(served: Sequence[Served]) -> bool:
+    """Whether create and the first turn have been served: the title is read back after it has been renamed in place."""
+    renamed = [index for index, each in enumerate(served) if (each.operation, each.path) == ("rename", WORKSPACE)]
+    read = [index for index, each in enumerate(served) if (each.operation, each.path) == ("read_file", WORKSPACE)]
+    return len(renamed) == 2 and read[-1] > renamed[-1] and created(served)
+
+
+async def give_up(turn: asyncio.Task[str]) -> None:
+    """Wait no longer for a turn that cannot end."""
+    turn.cancel()
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        await turn

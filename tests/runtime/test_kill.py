@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from sessionfs_s3 import Fenced, SessionFs
 from sessionfs_s3.testing.model import Call, Say, ScriptedModel, Stall
 from sessionfs_s3.testing.replica import Replica, Served, ask, said
 
-from .conftest import EVENTS, Start, conversation, stored
+from .conftest import EVENTS, Start, conversation, give_up, stored
 
 REPORT = "/workspace/report.md"
 REPORT_TEXT = "# half a turn\n"
@@ -40,12 +39,6 @@ async def _begin_turn(replica: Replica, model: ScriptedModel, *replies: Call | S
     return turn
 
 
-async def _end(turn: asyncio.Task[str]) -> None:
-    turn.cancel()
-    with contextlib.suppress(Exception, asyncio.CancelledError):
-        await turn
-
-
 @pytest.mark.parametrize("moment", ["between turns", "before the first reply", "after a tool", "in the disconnect"])
 async def test_everything_acknowledged_is_there_on_another_runtime(
     start: Start, model: ScriptedModel, fs: SessionFs, moment: str
@@ -69,7 +62,7 @@ async def test_everything_acknowledged_is_there_on_another_runtime(
 
     assert a.runtime.status == -9
     if turn is not None:
-        await _end(turn)
+        await give_up(turn)
     await a.settle()
     assert (await stored(fs, EVENTS)).decode() == conversation(a.served)
     b = await start()
@@ -108,7 +101,7 @@ async def test_a_session_survives_one_kill_after_the_other(start: Start, model: 
         await stall.reached.wait()
         await replica.until(_appended(f"Cut {round_}."))
         await replica.runtime.kill()
-        await _end(turn)
+        await give_up(turn)
         await replica.settle()
         log += conversation(replica.served)
         assert (await stored(fs, EVENTS)).decode() == log

@@ -12,9 +12,7 @@ from sessionfs_s3.testing.model import Say, ScriptedModel
 from sessionfs_s3.testing.replica import Replica, Served, ask, said
 from sessionfs_s3.testing.servers import S3Server
 
-from .conftest import EVENTS, Start
-
-WORKSPACE = "/session-state/workspace.yaml"
+from .conftest import EVENTS, WORKSPACE, Start, created, settled
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.servers)])
@@ -36,12 +34,12 @@ async def test_a_plain_conversation_costs_what_is_promised(
     session = await a.create("s1")
     await ask(session, "One.")
     # Create goes on after its answer, and the first turn gives the session a title. All that is stored by now:
-    await a.until(_settled)
-    created = await cost()
-    print("create and first turn:", created.rows())
-    assert created.requests(Verb.LIST) == 1
-    assert created.requests(Verb.PUT) <= 3
-    assert created.requests() == 1 + created.requests(Verb.PUT)
+    await a.until(settled)
+    begun = await cost()
+    print("create and first turn:", begun.rows())
+    assert begun.requests(Verb.LIST) == 1
+    assert begun.requests(Verb.PUT) <= 3
+    assert begun.requests() == 1 + begun.requests(Verb.PUT)
 
     for prompt in ("Two.", "Three."):
         await ask(session, prompt)
@@ -65,7 +63,7 @@ async def test_a_plain_conversation_costs_what_is_promised(
     assert resumed.requests(Verb.LIST) == 1
     assert resumed.requests(Verb.PUT) == 1, "the claim"
     # Each commit since the newest snapshot once, and that snapshot; here there is none yet.
-    assert resumed.requests(Verb.GET) == created.requests(Verb.PUT) + 2
+    assert resumed.requests(Verb.GET) == begun.requests(Verb.PUT) + 2
     assert resumed.requests() == resumed.requests(outcome="ok")
     await ask(session, "One.")
     await cost()
@@ -79,13 +77,13 @@ async def test_create_alone_costs_at_most_two_puts(start: Start, counted_url: st
     replica = await start(url=counted_url)
     cost = Meter(replica).cost
     await replica.create("s1")
-    await replica.until(_created)
+    await replica.until(created)
     await replica.fs.aclose()  # stores what has waited for the first message, which never came
-    created = await cost()
-    print("create:", created.rows())
-    assert created.requests(Verb.LIST) == 1
-    assert 1 <= created.requests(Verb.PUT) <= 2
-    assert created.requests() == 1 + created.requests(Verb.PUT)
+    cost_of_create = await cost()
+    print("create:", cost_of_create.rows())
+    assert cost_of_create.requests(Verb.LIST) == 1
+    assert 1 <= cost_of_create.requests(Verb.PUT) <= 2
+    assert cost_of_create.requests() == 1 + cost_of_create.requests(Verb.PUT)
 
 
 class Meter:
@@ -117,16 +115,3 @@ def _is_warning(served: Served) -> bool:
     """Whether this was an append of warnings only."""
     events = [json.loads(line) for line in served.text.splitlines()] if served.operation == "append_file" else []
     return bool(events) and all(event["type"] == "session.warning" for event in events)
-
-
-def _created(served: list[Served]) -> bool:
-    """Whether all of create has been served: the runtime does it again under its own home and ends with the plan."""
-    home = [each.path for each in served if not each.path.startswith("/session-state")]
-    return any(path.endswith("/plan.md") for path in home)
-
-
-def _settled(served: list[Served]) -> bool:
-    """Whether create and the first turn have been served: the title is read back after it has been renamed in place."""
-    renamed = [index for index, each in enumerate(served) if (each.operation, each.path) == ("rename", WORKSPACE)]
-    read = [index for index, each in enumerate(served) if (each.operation, each.path) == ("read_file", WORKSPACE)]
-    return len(renamed) == 2 and read[-1] > renamed[-1] and _created(served)

@@ -78,8 +78,8 @@ class Life:
         deeds = [self._append, self._append, self._append, self._burst, self._files, self._rest, self._read]
         most = 12 if self._world.is_quick else 30
         if self._world.with_sql:
-            most = min(most, 16)  # they cost more than those without
-        if self._world.with_sql and self._rng.random() < 0.7:
+            most = min(most, 14)  # they cost more than those without
+        if self._world.with_sql and self._rng.random() < 0.6:
             deeds += [self._sql, self._sql, self._sql_burst, self._odd_sql, self._impatient_sql]
         for _ in range(self._rng.randint(1, most)):
             try:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from sessionfs_s3.errors import Corrupt
-from sessionfs_s3.format import contents as format_contents
 from sessionfs_s3.fs import chunk, content
-from sessionfs_s3.fs.chunk import CHUNK_BYTES
+from sessionfs_s3.fs.chunk import CHUNK_BYTES, PAGES_CHUNK_BYTES
 from sessionfs_s3.testing.simulation.databases import LocalDatabases
 from sessionfs_s3.testing.simulation.history import KEYS, History, Log
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.testing.simulation.oracle import files_of, violations
 from sessionfs_s3.testing.simulation.world import World
-from sessionfs_s3.volume import committer, snapshots
-from sessionfs_s3.volume import contents as volume_contents
+from sessionfs_s3.volume import committer
 from sessionfs_s3.volume import database as volume_database
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
@@ -28,8 +26,8 @@ TIMELINE_LINES = 200
 TINY_CHUNK_BYTES = 24
 """Divides files of a few lines as real ones of megabytes are."""
 
-SMALL_CHUNK_BYTES = 1500
-"""Divides the pages of a database as well, not at their ends, and not so much that a run takes long."""
+ODD_CHUNK_BYTES = 1500
+"""Divides the pages of a database, and not at their ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +71,21 @@ def simulate(seed: int) -> Report:
     Raises:
         SimulationFailed: with the seed, the broken rules and the timeline.
     """
-    chunk_bytes = (CHUNK_BYTES, TINY_CHUNK_BYTES, TINY_CHUNK_BYTES, SMALL_CHUNK_BYTES)[seed % 4]
-    with _chunks_of(chunk_bytes), LocalDatabases() as databases:
-        return run(lambda loop: _simulate(loop, seed, databases, with_sql=chunk_bytes > TINY_CHUNK_BYTES))
+    with_sql = seed % 4 in (0, 3)
+    chunk_bytes = TINY_CHUNK_BYTES if seed % 4 else CHUNK_BYTES
+    pages_chunk_bytes = ODD_CHUNK_BYTES if seed % 8 in (3, 4) else PAGES_CHUNK_BYTES
+    with _chunks_of(chunk_bytes, pages_chunk_bytes), LocalDatabases() as databases:
+        return run(lambda loop: _simulate(loop, seed, databases, with_sql=with_sql))
 
 
 @contextmanager
-def _chunks_of(size: int) -> Generator[None]:
-    """Have chunks of *size* bytes, and read a database in pieces of some of its pages."""
+def _chunks_of(size: int, pages_size: int) -> Generator[None]:
+    """Have chunks of *size* bytes in files, of *pages_size* in databases; read these some pages at a time."""
     with ExitStack() as stack:
-        for module in (chunk, content, format_contents, volume_contents, committer, snapshots):
+        for module in (chunk, content, committer):
             stack.enter_context(patch.object(module, "CHUNK_BYTES", size))
-        stack.enter_context(patch.object(content, "_ZEROS", bytes(size)))
+        for module in (chunk, content):
+            stack.enter_context(patch.object(module, "PAGES_CHUNK_BYTES", pages_size))
         stack.enter_context(patch.object(volume_database, "_WINDOW_BYTES", 10_000))
         yield
 
