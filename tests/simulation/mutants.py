@@ -30,7 +30,7 @@ from sessionfs_s3.volume.view import View
 Break = Callable[[pytest.MonkeyPatch], None]
 
 FIRST_SEEDS: dict[str, int] = {
-    "collection_without_minimum_age": 1200,
+    "collection_without_minimum_age": 1655,
     "late_claim_counts": 880,
     "collection_drops_needed_blob": 380,
     "load_stops_at_a_404": 1195,
