@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from sessionfs_s3.errors import Conflict, Fenced, KeyNotFound, SessionFsError
-from sessionfs_s3.format import Commit, Kind, encode_commit, parse_log_name
+from sessionfs_s3.format import Commit, Kind, blobs_of, encode_commit, parse_log_name
 from sessionfs_s3.format.frame import decompressed_form
-from sessionfs_s3.fs import Place, apply
+from sessionfs_s3.fs import Place, Tree, apply
+from sessionfs_s3.sqlite import Database, ScratchDatabase
+from sessionfs_s3.sqlite import database as scratch_database
+from sessionfs_s3.sqlite.wal import merge
 from sessionfs_s3.store.protocol import UNCONDITIONAL
 from sessionfs_s3.testing.simulation.store import SimulatedStore
 from sessionfs_s3.volume import Durability, VolumeOptions, collection, committer, contents, log
 from sessionfs_s3.volume.committer import Committer
+from sessionfs_s3.volume.database import SessionDatabase
 from sessionfs_s3.volume.loading import Listing, LogReader
 from sessionfs_s3.volume.log import SessionLog
 from sessionfs_s3.volume.snapshots import SnapshotWriter
@@ -26,10 +30,10 @@ from sessionfs_s3.volume.view import View
 Break = Callable[[pytest.MonkeyPatch], None]
 
 FIRST_SEEDS: dict[str, int] = {
-    "collection_without_minimum_age": 560,
+    "collection_without_minimum_age": 1655,
     "late_claim_counts": 880,
     "collection_drops_needed_blob": 380,
-    "load_stops_at_a_404": 590,
+    "load_stops_at_a_404": 1195,
 }
 """Where to begin to look for a world that shows what is wrong with a mutant that few worlds show; 0 for the others."""
 
@@ -222,6 +226,117 @@ def _tree_of_the_log(self: Committer, operations: Any) -> Any:
     return tree
 
 
+def sql_acknowledged_before_commit(patch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the commit of what SQL changed."""
+    run = SessionDatabase._run
+
+    async def hasty(self: SessionDatabase, work: Any, durability: Durability) -> Any:
+        return await run(self, work, Durability.SOON if durability is Durability.STORED else durability)
+
+    patch.setattr(SessionDatabase, "_run", hasty)
+
+
+def copy_outlives_a_failed_commit(patch: pytest.MonkeyPatch) -> None:
+    """The local copy is kept, whatever became of the change that it has made."""
+
+    async def nothing(_: SessionDatabase) -> None:
+        return
+
+    patch.setattr(SessionDatabase, "_discard", nothing)
+
+
+def copy_of_another_database(patch: pytest.MonkeyPatch) -> None:
+    """A local copy, once made, is never compared with what is stored."""
+    current = SessionDatabase._current
+
+    async def trusting(self: SessionDatabase) -> Database:
+        if self._copy is not None and not self._copy.lost:
+            await self._view.tree()
+            return self._copy
+        return await current(self)
+
+    patch.setattr(SessionDatabase, "_current", trusting)
+
+
+def change_without_its_last_page(patch: pytest.MonkeyPatch) -> None:
+    """What a call changed is all but one page."""
+
+    def careless(pages: dict[int, bytes]) -> tuple[tuple[int, bytes], ...]:
+        return merge({page: data for page, data in pages.items() if page == 1 or page < max(pages)})
+
+    patch.setattr(scratch_database, "merge", careless)
+
+
+def kept_in_spite_of_an_error(patch: pytest.MonkeyPatch) -> None:
+    """What a call did before it failed is committed, not rolled back."""
+
+    def lenient(self: ScratchDatabase) -> None:
+        self._guard.in_transaction = False
+        if self._connection.in_transaction:
+            self._own("COMMIT")
+
+    patch.setattr(ScratchDatabase, "_roll_back", lenient)
+
+
+def left_open_after_an_error(patch: pytest.MonkeyPatch) -> None:
+    """What a call did before it failed is neither committed nor rolled back."""
+    patch.setattr(ScratchDatabase, "_roll_back", lambda _: None)
+
+
+def snapshot_without_database(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot has the files alone."""
+    to_snapshot = State.to_snapshot
+
+    def partial(self: State) -> Any:
+        return to_snapshot(replace(self, tree=Tree(self.tree.root)))
+
+    patch.setattr(State, "to_snapshot", partial)
+
+
+def database_blobs_are_garbage(patch: pytest.MonkeyPatch) -> None:
+    """What no file refers to is nobody's: the blobs of the database are collected."""
+    plan = collection.plan
+
+    def careless(stored: Any, state: State, needed: Any, options: VolumeOptions) -> Any:
+        database = blobs_of([] if state.tree.database is None else [state.tree.database])
+        return plan(
+            stored, replace(state, blobs={**state.blobs, **dict.fromkeys(database, 1)}), needed - database, options
+        )
+
+    patch.setattr(collection, "plan", careless)
+
+
+def calls_side_by_side(patch: pytest.MonkeyPatch) -> None:
+    """The next call of SQL begins before what the last one changed is stored."""
+
+    class Open(asyncio.Lock):
+        async def acquire(self) -> Literal[True]:
+            return True
+
+        def release(self) -> None:
+            return
+
+    original = SessionDatabase.__init__
+
+    def unlocked(self: SessionDatabase, *arguments: Any) -> None:
+        original(self, *arguments)
+        self._lock = Open()
+
+    patch.setattr(SessionDatabase, "__init__", unlocked)
+
+
+def answers_without_looking(patch: pytest.MonkeyPatch) -> None:
+    """A volume that has failed goes on to answer SQL out of its copy."""
+    current = SessionDatabase._current
+
+    async def trusting(self: SessionDatabase) -> Database:
+        if self._copy is not None and not self._copy.lost and self._view._committer is not None:
+            return self._copy
+        return await current(self)
+
+    patch.setattr(SessionDatabase, "_current", trusting)
+
+
 MUTANTS: tuple[Break, ...] = (
     unconditional_put,
     success_on_412,
@@ -239,4 +354,14 @@ MUTANTS: tuple[Break, ...] = (
     reader_trusts_unverified_chunk,
     waking_without_looking,
     birth_overtakes,
+    sql_acknowledged_before_commit,
+    copy_outlives_a_failed_commit,
+    copy_of_another_database,
+    change_without_its_last_page,
+    kept_in_spite_of_an_error,
+    left_open_after_an_error,
+    snapshot_without_database,
+    database_blobs_are_garbage,
+    calls_side_by_side,
+    answers_without_looking,
 )

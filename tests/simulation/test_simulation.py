@@ -29,7 +29,17 @@ def test_everything_holds(share: int) -> None:
     reports = [simulate(seed) for seed in range(FIRST + share, FIRST + SEEDS, SHARES)]
     totals = {
         name: sum(getattr(report, name) for report in reports)
-        for name in ("commits", "acknowledged", "fenced", "deaths", "suspensions", "blobs", "collected")
+        for name in (
+            "commits",
+            "acknowledged",
+            "transactions",
+            "rolled_back",
+            "fenced",
+            "deaths",
+            "suspensions",
+            "blobs",
+            "collected",
+        )
     }
     print(f"{len(reports)} seeds: {totals}")
     if len(reports) >= 100:

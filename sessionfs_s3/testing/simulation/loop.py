@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar, TypeVarTuple
 
-from sessionfs_s3.testing.simulation.databases import LocalDatabases
+from sessionfs_s3.testing.simulation.databases import NO_KILLS, Kills, LocalDatabases
 from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.environment import Environment
 
@@ -111,10 +111,12 @@ def environment(
     databases: LocalDatabases,
     *,
     ahead_s: Callable[[], float] = lambda: 0.0,
+    kills: Kills = NO_KILLS,
 ) -> Environment:
     """Return an environment whose clocks are *loop*'s and whose randomness is *rng*'s, with databases in *databases*.
 
-    Its time of day is *ahead_s* seconds ahead; the clock that counts suspension is right, as on real machines.
+    Its time of day is *ahead_s* seconds ahead; the clock that counts suspension is right, as on real machines. Its
+    databases are lost as *kills* says.
     """
 
     async def run_in_thread(function: Callable[[], T]) -> T:
@@ -128,6 +130,6 @@ def environment(
         random_bytes=rng.randbytes,
         uniform=rng.random,
         run_in_thread=run_in_thread,
-        databases=databases.host(run_in_thread),
+        databases=databases.host(run_in_thread, rng, kills),
         cache=ContentCache(rng.choice([0, 1000, 1 << 20])),
     )

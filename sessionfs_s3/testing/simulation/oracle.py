@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.format import (
@@ -22,6 +23,7 @@ from sessionfs_s3.fs import (
     File,
     MakeDirectory,
     Node,
+    Operation,
     Path,
     Remove,
     Rename,
@@ -32,34 +34,46 @@ from sessionfs_s3.fs import (
     joined,
     source_of,
 )
+from sessionfs_s3.testing.simulation import shadow
+from sessionfs_s3.testing.simulation.history import KEYS, Append, Fence, History, Log, Sight
 from sessionfs_s3.testing.simulation.store import Bucket
-from sessionfs_s3.testing.simulation.world import KEYS, Append, Fence, History, Sight
-from sessionfs_s3.volume import Durability
 from sessionfs_s3.volume.collection import SNAPSHOTS_KEPT
 from sessionfs_s3.volume.state import State, replay
 
+DATABASE: Final = "the database"
+"""Where the database is among the files: no path is like it."""
 
-def violations(history: History, bucket: Bucket, final: Sequence[str], files: dict[str, bytes]) -> Iterator[str]:
+
+def violations(history: History, bucket: Bucket, files: Mapping[str, bytes]) -> Iterator[str]:
     """Yield every rule that is broken.
 
     Args:
         history: what the replicas and readers saw.
         bucket: what is stored, and what ever was.
-        final: the records of the log as a fresh reader finds them.
-        files: the files as a fresh reader finds them, by path.
+        files: the files, and the database, as a fresh reader finds them: see :func:`files_of`.
     """
     yield from history.broken
+    final = {Log.FILE: files.get(Log.FILE.value, b"").decode().split(), Log.DATABASE: list[str]()}
+    try:
+        if DATABASE in files:
+            final[Log.DATABASE] = shadow.records_in(files[DATABASE])
+    except shadow.NoDatabase as error:
+        yield f"the database that is stored is none: {error}"
+        return
     commits, complaints = _commits(bucket)
     yield from complaints
     yield from _fences(history.fences, commits)
-    if not complaints and _model(commits, bucket) != files:
-        yield "the files are not what the operations of the commits, applied one by one, give"
     if not complaints:
+        model = _Model(bucket)
+        yield from model.follow(commits)
+        if model.files != files:
+            yield "the files are not what the operations of the commits, applied one by one, give"
         yield from _kept(bucket, len(commits), files)
+        yield from _ordered(history.appends, model.places)
     yield from _once(history.appends, final)
-    yield from _ordered(history.appends, final)
     for sight in history.sights:
-        yield from _prefix(sight, history.appends, final)
+        yield from _prefix(sight, history.appends, final[sight.log])
+    yield from shadow.judge(files.get(DATABASE, b""), final[Log.DATABASE], history.appends, history.sights)
 
 
 def _commits(bucket: Bucket) -> tuple[list[Commit], list[str]]:
@@ -91,7 +105,7 @@ def _commits(bucket: Bucket) -> tuple[list[Commit], list[str]]:
     return commits, []
 
 
-def _kept(bucket: Bucket, head: int, files: dict[str, bytes]) -> Iterator[str]:
+def _kept(bucket: Bucket, head: int, files: Mapping[str, bytes]) -> Iterator[str]:
     """Yield what collection has removed and should not have: once it has begun, two snapshots lead to the end."""
     collected = [at_s for at_s, key in bucket.deleted if key.endswith(f".{Kind.COMMIT.value}")]
     if not collected:
@@ -118,8 +132,13 @@ def _restored(bucket: Bucket, number: int, head: int) -> dict[str, bytes] | None
 
 
 def files_of(tree: Tree, objects: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of *tree* by path, contents from the blobs among *objects*; KeyError when one is missing."""
+    """Return the files of *tree* by path, contents from the blobs among *objects*; KeyError when one is missing.
+
+    The database, if there is one, is among them as :data:`DATABASE`.
+    """
     found: dict[str, bytes] = {}
+    if tree.database is not None:
+        found[DATABASE] = _bytes(tree.database, objects)
     waiting: list[tuple[Path, Node]] = [((), tree.root)]
     while waiting:
         path, node = waiting.pop()
@@ -131,15 +150,15 @@ def files_of(tree: Tree, objects: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _bytes(content: Content, objects: Mapping[str, bytes]) -> bytes:
-    out = b""
+    out: list[bytes] = []
     for chunk in content.chunks:
         place = source_of(chunk.body)
         source = b""
         if place is not None:
             key = KEYS.blob(place.blob)
             source = unpack_chunk(key, place, objects[key][place.offset : place.offset + place.length])
-        out += bytes_of(chunk.body, source)
-    return out
+        out.append(bytes_of(chunk.body, source))
+    return b"".join(out)
 
 
 def _fences(fences: Sequence[Fence], commits: Sequence[Commit]) -> Iterator[str]:
@@ -148,73 +167,116 @@ def _fences(fences: Sequence[Fence], commits: Sequence[Commit]) -> Iterator[str]
             yield f"{fence.life} was told that it is fenced, and nobody has claimed the session after it"
 
 
-def _model(commits: Sequence[Commit], bucket: Bucket) -> dict[str, bytes]:
-    """Return the files after *commits*: a dictionary from paths to bytes, with none of the engine's code."""
-    ever = {each.key: each.data for each in bucket.history}
-    files: dict[str, bytes] = {}
-    for commit in commits:
-        for operation in commit.operations:
-            match operation:
-                case WriteFile(path=path, content=content):
-                    files[joined(path)] = _bytes(content, ever)
-                case AppendFile(path=path, content=content):
-                    files[joined(path)] += _bytes(content, ever)
-                case Remove(path=path):
-                    gone = joined(path)
-                    files = {name: data for name, data in files.items() if not _within(name, gone)}
-                case Rename(source=source, target=target):
-                    old, new = joined(source), joined(target)
-                    files.pop(new, None)
-                    files = {
-                        new + name[len(old) :] if _within(name, old) else name: data for name, data in files.items()
-                    }
-                case MakeDirectory() | WriteDatabase():
-                    pass
-    return files
+class _Model:
+    """What the operations of the commits give, one by one: a dictionary from paths to bytes, and none of the engine.
+
+    Attributes:
+        files: the files and the database so far, as :func:`files_of` has them.
+        places: by which operation, counted from the first of all, each record came, in either log.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        """Begin with nothing; contents are in the blobs that ever were in *bucket*."""
+        self.files: dict[str, bytes] = {}
+        self.places: dict[str, int] = {}
+        self._ever = {each.key: each.data for each in bucket.history}
+        self._in_file = 0
+        self._in_database: list[str] = []
+
+    def follow(self, commits: Sequence[Commit]) -> Iterator[str]:
+        """Apply the operations of *commits*; yield what is wrong with any."""
+        operations = [operation for commit in commits for operation in commit.operations]
+        for number, operation in enumerate(operations):
+            if isinstance(operation, WriteDatabase):
+                yield from self._write_database(operation, number)
+            else:
+                self._apply(operation, number)
+
+    def _apply(self, operation: Operation, number: int) -> None:
+        files = self.files
+        match operation:
+            case WriteFile(path=path, content=content):
+                files[joined(path)] = _bytes(content, self._ever)
+            case AppendFile(path=path, content=content):
+                files[joined(path)] += _bytes(content, self._ever)
+            case Remove(path=path):
+                gone = joined(path)
+                self.files = {name: data for name, data in files.items() if not _within(name, gone)}
+            case Rename(source=source, target=target):
+                old, new = joined(source), joined(target)
+                files.pop(new, None)
+                self.files = {
+                    new + name[len(old) :] if _within(name, old) else name: data for name, data in files.items()
+                }
+            case MakeDirectory() | WriteDatabase():
+                pass
+        # One append may be several operations: a record is there with the end of its line.
+        *records, _ = self.files.get(Log.FILE.value, b"").decode().split("\n")
+        for record in records[self._in_file :]:
+            self.places.setdefault(record, number)
+        self._in_file = len(records)
+
+    def _write_database(self, operation: WriteDatabase, number: int) -> Iterator[str]:
+        """Each operation on the database is one call, which leaves one record; each leaves it whole."""
+        image = shadow.patched(self.files.get(DATABASE, b""), operation.size, operation.extents)
+        self.files[DATABASE] = image
+        try:
+            records = shadow.records_in(image)
+        except shadow.NoDatabase as error:
+            yield f"operation {number} leaves no database: {error}"
+            return
+        if not records or records[:-1] != self._in_database:
+            yield f"operation {number} is not one call: after {self._in_database} the database has {records}"
+        else:
+            self.places.setdefault(records[-1], number)
+        self._in_database = records
 
 
 def _within(name: str, top: str) -> bool:
     return name == top or name.startswith(f"{top}/")
 
 
-def _once(appends: Sequence[Append], final: Sequence[str]) -> Iterator[str]:
-    stored = Counter(final)
-    for record, times in stored.items():
-        if times > 1:
-            yield f"{record} is stored {times} times"
-    for record in stored.keys() - {append.record for append in appends}:
-        yield f"{record} is stored, and nobody wrote it"
+def _once(appends: Sequence[Append], final: Mapping[Log, Sequence[str]]) -> Iterator[str]:
+    stored = {log: Counter(records) for log, records in final.items()}
+    for log, records in stored.items():
+        for record, times in records.items():
+            if times > 1:
+                yield f"{record} is stored {times} times"
+        for record in records.keys() - {append.record for append in appends if append.log is log}:
+            yield f"{record} is stored in {log.value}, and nobody wrote it"
     for append in appends:
-        if _is_promised(append) and not stored[append.record]:
+        if append.is_promised and not stored[append.log][append.record]:
             yield f"{append.record} was acknowledged at {append.acknowledged_s:.3f} and is lost"
+        if append.refused and stored[append.log][append.record]:
+            yield f"{append.record} was refused, nothing of it was to be stored, and it is"
 
 
-def _ordered(appends: Sequence[Append], final: Sequence[str]) -> Iterator[str]:
-    place = {record: index for index, record in enumerate(final)}
-    stored = [append for append in appends if _is_promised(append) and append.record in place]
-    for later in stored:
+def _ordered(appends: Sequence[Append], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is stored in another order than it has to be, in either log or across both."""
+    nowhere = len(places) + max(places.values(), default=0)
+    promised = [append for append in appends if append.is_promised and append.record in places]
+    for later in promised:
         for earlier in appends:
-            # Whatever was accepted before it in the same process, waited for or not, is stored before it.
-            before = earlier.life == later.life and earlier.order < later.order and earlier.acknowledged_s is not None
-            if before and place.get(earlier.record, len(final)) > place[later.record]:
+            if earlier.ended is None or places.get(earlier.record, nowhere) < places[later.record]:
+                continue
+            # Whatever was accepted before it in the same process, waited for or not, is stored before it; and calls
+            # side by side are accepted in their order by each of the two.
+            side_by_side = earlier.log is later.log and earlier.order < later.order
+            if earlier.life == later.life and (side_by_side or earlier.ended < later.began):
                 yield f"{later.record} was acknowledged, {earlier.record} before it is not stored before it"
-        for earlier in stored:
-            ended_s = earlier.acknowledged_s
-            if ended_s is not None and ended_s < later.started_s and place[earlier.record] > place[later.record]:
+            elif earlier.is_promised and earlier.ended < later.began:
                 yield f"{earlier.record} was acknowledged before {later.record} began, and is stored after it"
-
-
-def _is_promised(append: Append) -> bool:
-    """Return whether somebody was told that *append* is stored."""
-    return append.durability is Durability.STORED and append.acknowledged_s is not None
 
 
 def _prefix(sight: Sight, appends: Sequence[Append], final: Sequence[str]) -> Iterator[str]:
     if tuple(final[: len(sight.records)]) != sight.records:
-        yield f"{sight.who} saw at {sight.started_s:.3f} what is no prefix of the log"
+        yield f"{sight.who} saw at {sight.started_s:.3f} what is no prefix of {sight.log.value}"
         return
     seen = set(sight.records)
-    for append in filter(_is_promised, appends):
-        ended_s = append.acknowledged_s
-        if ended_s is not None and ended_s < sight.started_s and append.record not in seen:
+    for append in appends:
+        if append.log is not sight.log or append.ended is None or append.record in seen:
+            continue
+        if append.is_promised and append.acknowledged_s is not None and append.acknowledged_s < sight.started_s:
             yield f"{sight.who} did not see at {sight.started_s:.3f} {append.record}, acknowledged before"
+        if append.life == sight.who and append.ended < sight.began:
+            yield f"{sight.who} does not see its own {append.record}, accepted before"

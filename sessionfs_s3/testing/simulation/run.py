@@ -11,17 +11,23 @@ from unittest.mock import patch
 
 from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.fs import chunk, content
-from sessionfs_s3.fs.chunk import CHUNK_BYTES
+from sessionfs_s3.fs.chunk import CHUNK_BYTES, PAGES_CHUNK_BYTES
 from sessionfs_s3.testing.simulation.databases import LocalDatabases
+from sessionfs_s3.testing.simulation.history import KEYS, History, Log
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.testing.simulation.oracle import files_of, violations
-from sessionfs_s3.testing.simulation.world import KEYS, LOG, History, World
+from sessionfs_s3.testing.simulation.world import World
 from sessionfs_s3.volume import committer
+from sessionfs_s3.volume import database as volume_database
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
 
 TIMELINE_LINES = 200
-SMALL_CHUNK_BYTES = 24
+TINY_CHUNK_BYTES = 24
+"""Divides files of a few lines as real ones of megabytes are."""
+
+ODD_CHUNK_BYTES = 1500
+"""Divides the pages of a database, and not at their ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,9 @@ class Report:
     Attributes:
         seed: which run.
         commits: how many commits and claims were stored.
-        acknowledged: how many appends were acknowledged.
+        acknowledged: how many appends to the file were acknowledged.
+        transactions: how many calls that changed the database were.
+        rolled_back: how many calls of SQL were rolled back.
         fenced: how many volumes ended fenced.
         deaths: how many processes were killed.
         suspensions: how many machines were suspended, and went on.
@@ -43,6 +51,8 @@ class Report:
     seed: int
     commits: int
     acknowledged: int
+    transactions: int
+    rolled_back: int
     fenced: int
     deaths: int
     suspensions: int
@@ -61,21 +71,27 @@ def simulate(seed: int) -> Report:
     Raises:
         SimulationFailed: with the seed, the broken rules and the timeline.
     """
-    with _chunks_of(SMALL_CHUNK_BYTES if seed % 4 else CHUNK_BYTES), LocalDatabases() as databases:
-        return run(lambda loop: _simulate(loop, seed, databases))
+    with_sql = seed % 4 in (0, 3)
+    chunk_bytes = TINY_CHUNK_BYTES if seed % 4 else CHUNK_BYTES
+    pages_chunk_bytes = ODD_CHUNK_BYTES if seed % 8 in (3, 4) else PAGES_CHUNK_BYTES
+    with _chunks_of(chunk_bytes, pages_chunk_bytes), LocalDatabases() as databases:
+        return run(lambda loop: _simulate(loop, seed, databases, with_sql=with_sql))
 
 
 @contextmanager
-def _chunks_of(size: int) -> Generator[None]:
-    """Have chunks of *size* bytes: files of a few lines are then as divided as real ones of megabytes."""
+def _chunks_of(size: int, pages_size: int) -> Generator[None]:
+    """Have chunks of *size* bytes in files, of *pages_size* in databases; read these some pages at a time."""
     with ExitStack() as stack:
         for module in (chunk, content, committer):
             stack.enter_context(patch.object(module, "CHUNK_BYTES", size))
+        for module in (chunk, content):
+            stack.enter_context(patch.object(module, "PAGES_CHUNK_BYTES", pages_size))
+        stack.enter_context(patch.object(volume_database, "_WINDOW_BYTES", 10_000))
         yield
 
 
-async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> Report:
-    world = World(loop, seed, databases)
+async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases, *, with_sql: bool) -> Report:
+    world = World(loop, seed, databases, with_sql=with_sql)
     await world.live()
     machine = environment(loop, random.Random(seed), databases)
     calm = LogReader(Session(world.store("judge", calm=True), KEYS, machine, world.options))
@@ -87,14 +103,15 @@ async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> 
         raise _failed(seed, [f"what is stored cannot be read: {error}"], history) from None
     except KeyError as error:
         raise _failed(seed, [f"a blob is missing that the session refers to: {error}"], history) from None
-    records = files.get(LOG, b"").decode().split()
-    broken = list(violations(history, world.bucket, records, files))
+    broken = list(violations(history, world.bucket, files))
     if broken:
         raise _failed(seed, broken, history)
     return Report(
         seed=seed,
         commits=state.head.sequence,
-        acknowledged=sum(append.acknowledged_s is not None for append in history.appends),
+        acknowledged=_acknowledged(history, Log.FILE),
+        transactions=_acknowledged(history, Log.DATABASE),
+        rolled_back=history.rolled_back,
         fenced=len(history.fences),
         deaths=history.deaths,
         suspensions=history.suspensions,
@@ -102,6 +119,10 @@ async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases) -> 
         collected=len(world.bucket.deleted),
         digest=_digest(world, history),
     )
+
+
+def _acknowledged(history: History, log: Log) -> int:
+    return sum(append.log is log and append.ended is not None for append in history.appends)
 
 
 def _failed(seed: int, broken: list[str], history: History) -> SimulationFailed:

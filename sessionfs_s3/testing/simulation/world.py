@@ -1,25 +1,25 @@
-"""Replicas that write, die and take over from each other, readers that watch, and the history that they leave."""
+"""The world of one run: its store, its weather, replicas that die and take over from each other, readers that watch."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from sessionfs_s3.errors import Corrupt, Fenced, SessionFsError
-from sessionfs_s3.format import SessionKeys
-from sessionfs_s3.testing.simulation.databases import LocalDatabases
+from sessionfs_s3.errors import Corrupt, InvalidInput, SessionFsError
+from sessionfs_s3.sqlite import PAGE_BYTES, Limits, ScratchError, SqlError
+from sessionfs_s3.testing.simulation.databases import NO_KILLS, Kills, LocalDatabases
+from sessionfs_s3.testing.simulation.history import KEYS, Append, History, Log
+from sessionfs_s3.testing.simulation.lives import Life, look, look_into_database, side_by_side
 from sessionfs_s3.testing.simulation.loop import LIFE, VirtualLoop, environment
+from sessionfs_s3.testing.simulation.statements import Writing
 from sessionfs_s3.testing.simulation.store import Bucket, Listings, SimulatedStore, Weather
 from sessionfs_s3.volume import Durability, Volume, VolumeOptions
 from sessionfs_s3.volume.retry import Patience
-
-KEYS = SessionKeys.of("simulated", "session")
-LOG = "/session-state/events.jsonl"
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -33,57 +33,17 @@ class Tempo(Enum):
     CROWDED = "everybody at once and without pause, collecting all the time"
 
 
-@dataclass(slots=True)
-class Append:
-    """One append to the log: what a replica knows of it. Times in seconds of virtual time."""
-
-    record: str
-    life: str
-    order: int
-    durability: Durability
-    started_s: float
-    acknowledged_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What somebody read of the log: everything in it, by a load that began at *started_s*."""
-
-    who: str
-    started_s: float
-    records: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """A volume that was told that it is fenced: whose, by which writer it had been opened, in which epoch."""
-
-    life: str
-    writer: bytes
-    epoch: int
-
-
-@dataclass(slots=True)
-class History:
-    """What happened, for the oracle and for people."""
-
-    appends: list[Append] = field(default_factory=list[Append])
-    sights: list[Sight] = field(default_factory=list[Sight])
-    broken: list[str] = field(default_factory=list[str])
-    timeline: list[str] = field(default_factory=list[str])
-    fences: list[Fence] = field(default_factory=list[Fence])
-    deaths: int = 0
-    suspensions: int = 0
-    opened: int = 0
-
-
 class World:
     """One bucket, one session, several replicas."""
 
-    def __init__(self, loop: VirtualLoop, seed: int, databases: LocalDatabases) -> None:
-        """Make the world that *seed* stands for; its machines keep their databases in *databases*."""
+    def __init__(self, loop: VirtualLoop, seed: int, databases: LocalDatabases, *, with_sql: bool) -> None:
+        """Make the world that *seed* stands for; its machines keep their databases in *databases*.
+
+        Its lives use SQL if it is *with_sql*; if not, all is as it would be if there were none.
+        """
         self.loop = loop
         self.databases = databases
+        self.with_sql = with_sql
         self.rng = random.Random(f"world {seed}")
         self.bucket = Bucket(self._listings())
         self.history = History()
@@ -91,6 +51,10 @@ class World:
         self.tempo = self.rng.choice(list(Tempo))
         self.weather = self._weather()
         self.options = self._options()
+        if with_sql:
+            self.options = replace(self.options, database=self._limits())
+        self.kills = Kills(*self.rng.choice([(0.0, 0.0), (0.05, 0.1)])) if with_sql else NO_KILLS
+        self.is_quick = self.tempo is Tempo.QUICK
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
         loop.set_task_factory(self._task)
 
@@ -162,6 +126,14 @@ class World:
             directories=("/session-state",),
         )
 
+    def _limits(self) -> Limits:
+        choice = self.rng.choice
+        return Limits(
+            database_bytes_max=choice([10, 1 << 16, 1 << 16]) * PAGE_BYTES,
+            wal_bytes_max=choice([1, 64 * 1024, 4 << 20]),
+            cache_bytes=choice([8 * 1024, 2 << 20]),
+        )
+
     def clock(self, rng: random.Random) -> Callable[[], float]:
         """Return how far ahead a machine's time of day is, in seconds: it jumps now and then."""
         ahead_s = rng.choice([0.0, 0.0, 1.0, -30.0, DAY_S])
@@ -195,7 +167,7 @@ class World:
         for number in range(rng.randint(1, 4)):
             await asyncio.sleep(rng.uniform(0.0, 1.0) * self.pause_s(rng))
             life = f"{name}.{number}"
-            living = self._living(life, _Life(self, life, random.Random(rng.random())).live())
+            living = self._living(life, Life(self, life, random.Random(rng.random())).live())
             until_s = rng.expovariate(1 / 30.0) if rng.random() < (0.5 if self.tempo is Tempo.QUICK else 0.1) else None
             done, _ = await asyncio.wait([living], timeout=until_s)
             if done:
@@ -234,33 +206,47 @@ class World:
             started_s = self.loop.time()
             try:
                 if volume is None or rng.random() < 0.3:
-                    machine = environment(self.loop, rng, self.databases)
+                    machine = environment(self.loop, rng, self.databases, kills=self.kills)
                     volume = await Volume.open(store, KEYS, read_only=True, environment=machine, options=self.options)
                 elif rng.random() < 0.7:
                     await volume.refresh()
                 else:
                     started_s = seen_s  # what is read now may be as old as what was read last
-                await self.look(name, volume, started_s)
+                if self.with_sql and rng.random() < 0.3:
+                    # The copy that the look needs is begun of one state, and another comes along.
+                    anew = look_into_database(self, name, volume, started_s)
+                    await side_by_side([anew, volume.refresh()])
+                await look(self, name, volume, started_s)
                 seen_s = started_s
+                if self.with_sql and rng.random() < 0.2:
+                    await self._trespass(name, volume, rng)
             except SessionFsError as error:
                 self._check_reason(name, error)
         if volume is not None:
             await volume.aclose()
 
-    async def look(self, who: str, volume: Volume, started_s: float) -> None:
-        """Note what *volume*, whose load began at *started_s*, shows of the log; look into every other file, too."""
+    async def _trespass(self, name: str, volume: Volume, rng: random.Random) -> None:
+        """Try to change what is open for reading only: nothing of it may be stored, or seen later."""
+        began = self.history.now()
+        record = f"{name}.{began}"
+        call = Writing(rng).change(record)
+        durability, now_s = Durability.STORED, self.loop.time()
+        self.history.appends.append(
+            Append(record, name, began, durability, Log.DATABASE, began, now_s, call, refused=True)
+        )
         try:
-            text = await volume.read_file(LOG)
-        except FileNotFoundError:
-            text = ""
-        records = tuple(text.split())
-        if await volume.exists("/workspace"):
-            for name, kind in await volume.readdir_with_types("/workspace"):
-                if kind == "file":
-                    with suppress(FileNotFoundError):
-                        await volume.read_file(f"/workspace/{name}")
-        self.tell(who, f"sees {len(records)} records")
-        self.history.sights.append(Sight(who, started_s, records))
+            await call.on(volume, durability)
+        except (SqlError, ScratchError):
+            return  # no tables yet, or killed
+        except InvalidInput as error:
+            self.history.broken.append(f"{name} is given no database: {error}")
+            return
+        except OSError as error:
+            if isinstance(error, SessionFsError):
+                raise
+            if error.errno == errno.EROFS:
+                return
+        self.history.broken.append(f"{name} changes what it may only read")
 
     def _check_reason(self, who: str, error: SessionFsError) -> None:
         self.tell(who, f"cannot read: {type(error).__name__}: {error}")
@@ -270,115 +256,3 @@ class World:
         """Note a complaint about something stored, unless it is one that the network did damage."""
         if isinstance(error, Corrupt) and error.key not in self.bucket.damaged:
             self.history.broken.append(f"{who} finds the session corrupt: {error}")
-
-
-class _Life:
-    """One process with the session open, from its start to its end."""
-
-    def __init__(self, world: World, name: str, rng: random.Random) -> None:
-        self._world = world
-        self._history = world.history
-        self._name = name
-        self._rng = rng
-        self._count = 0
-        self._writer = b""
-        self._epoch = 0
-        self._opened_s = 0.0
-
-    async def live(self) -> None:
-        started_s = self._world.loop.time()
-        self._world.tell(self._name, "opens the session")
-        try:
-            volume = await Volume.open(
-                self._world.store(self._name),
-                KEYS,
-                read_only=False,
-                environment=environment(
-                    self._world.loop, self._rng, self._world.databases, ahead_s=self._world.clock(self._rng)
-                ),
-                options=self._world.options,
-            )
-        except SessionFsError as error:
-            self._fails(error)
-            return
-        self._history.opened += 1
-        self._opened_s = started_s
-        self._epoch = volume.head.epoch
-        self._writer = volume.writer
-        self._world.tell(self._name, f"is open at {volume.head.sequence}, epoch {volume.head.epoch}")
-        try:
-            await self._world.look(self._name, volume, started_s)
-            for _ in range(self._rng.randint(1, 12 if self._world.tempo is Tempo.QUICK else 30)):
-                await self._rng.choice(
-                    [self._append, self._append, self._append, self._burst, self._files, self._rest, self._read]
-                )(volume)
-            await volume.aclose()
-            self._world.tell(self._name, "closes in peace")
-        except SessionFsError as error:
-            self._fails(error)
-            if volume.failure is not None:
-                await self._haunt(volume)
-
-    async def _append(self, volume: Volume) -> None:
-        choices = [Durability.STORED] * 4 + [Durability.SOON, Durability.NEXT]
-        await self._write(volume, self._rng.choice(choices))
-
-    async def _burst(self, volume: Volume) -> None:
-        outcomes = await asyncio.gather(
-            *(self._write(volume, Durability.STORED) for _ in range(self._rng.randint(2, 6))), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    async def _write(self, volume: Volume, durability: Durability) -> None:
-        record = f"{self._name}.{self._count}"
-        append = Append(record, self._name, self._count, durability, self._world.loop.time())
-        self._count += 1
-        self._history.appends.append(append)
-        await volume.append_file(LOG, f"{record}\n", durability=durability)
-        append.acknowledged_s = self._world.loop.time()
-        if durability is Durability.STORED:
-            self._world.tell(self._name, f"{record} is acknowledged")
-
-    async def _files(self, volume: Volume) -> None:
-        """Write, replace, move and remove files, the way the runtime does."""
-        name = f"/workspace/{self._rng.randint(0, 4)}"
-        changes: list[Callable[[], Awaitable[None]]] = [
-            lambda: volume.write_file(name, self._rng.choice(["a", "bb", self._name]) * self._rng.randint(0, 40)),
-            lambda: volume.append_file(name, f"{self._name} {self._rng.random()} " * self._rng.randint(1, 8)),
-            lambda: volume.mkdir(f"{name}.d", recursive=True, durability=Durability.NEXT),
-            lambda: self._replace(volume, name),
-            lambda: volume.rm(name, force=True, recursive=True),
-        ]
-        await self._rng.choice(changes)()
-
-    async def _replace(self, volume: Volume, name: str) -> None:
-        await volume.write_file(f"{name}.tmp", f"by {self._name}", durability=Durability.NEXT)
-        await volume.rename(f"{name}.tmp", name)
-
-    async def _rest(self, volume: Volume) -> None:
-        del volume
-        await asyncio.sleep(self._world.pause_s(self._rng))
-
-    async def _read(self, volume: Volume) -> None:
-        """Read everything: an owner that was superseded may show its own last state, and nothing else."""
-        await volume.flush()
-        await self._world.look(self._name, volume, self._opened_s)
-
-    async def _haunt(self, volume: Volume) -> None:
-        """A volume that failed serves nothing more: what it holds may not be what is stored."""
-        for attempt in (volume.read_file(LOG), volume.exists(LOG), volume.append_file(LOG, "ghost\n")):
-            try:
-                await attempt
-            except SessionFsError:
-                continue
-            except OSError:
-                pass
-            self._history.broken.append(f"{self._name} is served by a volume that has failed")
-
-    def _fails(self, error: SessionFsError) -> None:
-        self._world.tell(self._name, f"fails: {type(error).__name__}: {error}")
-        if isinstance(error, Fenced):
-            self._history.fences.append(Fence(self._name, self._writer, self._epoch))
-        self._world.check_damage(self._name, error)
