@@ -321,6 +321,9 @@ class ScratchDatabase:
             if mark == self._mark:
                 return None
             pages = self._log().pages(self._mark, mark)
+            if not pages and mark.pages == self._mark.pages:
+                self._mark = mark
+                return None
             if self._unlogged is not None:
                 pages.setdefault(1, self._unlogged)
             if self._is_new and len(pages) != mark.pages:

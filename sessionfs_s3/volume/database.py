@@ -17,6 +17,7 @@ from sessionfs_s3.sqlite import (
     DatabaseChange,
     DatabaseHost,
     Limits,
+    Parameter,
     QueryResult,
     SqlError,
     Statement,
@@ -62,7 +63,7 @@ class SessionDatabase:
         self,
         kind: Literal["exec", "query", "run"],
         sql: str,
-        params: Mapping[str, float | str | None] | None,
+        params: Mapping[str, Parameter] | None,
         durability: Durability,
     ) -> QueryResult | None:
         """Run *sql* and commit what it changed.

@@ -11,7 +11,7 @@ from sessionfs_s3 import fs
 from sessionfs_s3.errors import SessionFsError
 from sessionfs_s3.format import SessionKeys
 from sessionfs_s3.fs import Content, Stat, Tree
-from sessionfs_s3.sqlite import QueryResult, Statement
+from sessionfs_s3.sqlite import Parameter, QueryResult, Statement
 from sessionfs_s3.store.protocol import Store
 from sessionfs_s3.volume.blobs import BlobWriter
 from sessionfs_s3.volume.committer import Committer, Durability, Plan
@@ -270,7 +270,7 @@ class Volume:
         self,
         kind: Literal["exec", "query", "run"],
         sql: str,
-        params: Mapping[str, float | str | None] | None = None,
+        params: Mapping[str, Parameter] | None = None,
         *,
         durability: Durability = Durability.STORED,
     ) -> QueryResult | None:

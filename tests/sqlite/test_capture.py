@@ -112,8 +112,19 @@ def test_what_changes_nothing_gives_nothing(database: Replica) -> None:
         database.exec(sql)
         database.transaction(Statement("query", "SELECT 1 AS one"))
         assert len(database.changes) == 1, sql
-    database.exec("BEGIN; INSERT INTO t VALUES (2, 'b'); ROLLBACK")
-    assert words(database) == ["a"]
+    for sql in (
+        "BEGIN; INSERT INTO t VALUES (2, 'b'); ROLLBACK",
+        "SELECT 1; BEGIN; CREATE TABLE u(v); INSERT INTO u VALUES (1); ROLLBACK; SELECT 2",
+        "UPDATE t SET v = v",
+        "UPDATE t SET v = 'b'; UPDATE t SET v = 'a'",
+        "REPLACE INTO t VALUES (1, 'a')",
+    ):
+        database.exec(sql)
+        assert words(database) == ["a"]
+        assert len(database.changes) == 1, sql
+    database.run("INSERT INTO t VALUES (2, 'b')")
+    assert len(database.changes) == 2
+    database.dump()
 
 
 def test_a_small_insert_is_one_page(database: Replica) -> None:

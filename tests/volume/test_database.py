@@ -13,8 +13,9 @@ from sessionfs_s3.errors import CommitUnknown, Fenced
 from sessionfs_s3.sqlite import ScratchError, SqlError, Statement, WorkerHost
 from sessionfs_s3.sqlite.connection import _FORK_SERVER, WorkerDatabase
 from sessionfs_s3.testing.faults import Fate, Fault, FaultyStore
-from sessionfs_s3.volume import Environment, Volume
-from tests.volume.conftest import OpenVolume
+from sessionfs_s3.volume import Environment, Volume, database
+from sessionfs_s3.volume.cache import ContentCache
+from tests.volume.conftest import OpenVolume, eventually
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*), 1 FROM n"
 
@@ -162,3 +163,30 @@ async def test_a_local_copy_whose_process_died_is_made_anew(open_volume: OpenVol
     with pytest.raises(ScratchError, match="the process of the session's database has ended"):
         await query
     assert await _count(volume) == 1
+
+
+async def test_a_copy_is_never_made_of_two_states(
+    store: FaultyStore, open_volume: OpenVolume, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_WINDOW_BYTES", 64 * 1024)
+    fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) INSERT INTO t(x)"
+    volume = await open_volume(snapshot_commits=1, seal_bytes_min=1)
+    await volume.sqlite_query("exec", f"CREATE TABLE t (x); {fill} SELECT 'old' || hex(randomblob(500)) FROM n")
+    await volume.append_file("/log", "x")
+    await eventually(lambda: any(key.endswith(".s") for _, key in store.requests))
+    reader = await open_volume(read_only=True, environment=replace(environment, cache=ContentCache(0)))
+    gate = asyncio.Event()
+    store.inject(Fault("GET", key="/blob/"))
+    fault = store.inject(Fault("GET", key="/blob/", gate=gate))
+    rows = "SELECT substr(x, 1, 3) AS kind, count(*) AS n FROM t GROUP BY 1"
+    looking = asyncio.create_task(reader.sqlite_query("query", rows))
+    await fault.reached.wait()
+    await volume.sqlite_query("run", "UPDATE t SET x = 'new' || substr(x, 4)")
+    await reader.refresh()
+    gate.set()
+    result = await looking
+    assert result is not None
+    assert result.rows == ({"kind": "new", "n": 300},)
+    checked = await reader.sqlite_query("query", "PRAGMA integrity_check")
+    assert checked is not None
+    assert checked.rows == ({"integrity_check": "ok"},)

@@ -13,7 +13,7 @@ import pytest
 from sessionfs_s3.format import SessionKeys
 from sessionfs_s3.store import Fetched, MemoryStore
 from sessionfs_s3.testing.faults import FaultyStore
-from sessionfs_s3.testing.simulation.databases import LocalDatabases
+from sessionfs_s3.testing.simulation.databases import NO_KILLS, LocalDatabases
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.volume import Environment, Volume, VolumeOptions
 from sessionfs_s3.volume.cache import ContentCache
@@ -40,7 +40,9 @@ def machine(loop: VirtualLoop, databases: LocalDatabases) -> Environment:
         return function()
 
     base = environment(loop, random.Random(0), databases)
-    return replace(base, run_in_thread=at_once, databases=databases.host(at_once), cache=ContentCache())
+    return replace(
+        base, run_in_thread=at_once, databases=databases.host(at_once, random.Random(0), NO_KILLS), cache=ContentCache()
+    )
 
 
 async def opened(store: DistantStore, machine: Environment, *, read_only: bool = False) -> Volume:

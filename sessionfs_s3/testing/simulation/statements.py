@@ -10,7 +10,7 @@ import random
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 from sessionfs_s3.sqlite import QueryResult, Statement
 from sessionfs_s3.volume import Durability, Volume
@@ -107,7 +107,7 @@ class Call:
             await volume.sqlite_transaction(self.statements, durability=durability)
         else:
             (only,) = self.statements
-            await volume.sqlite_query(only.kind, only.sql, cast("Values", only.params), durability=durability)
+            await volume.sqlite_query(only.kind, only.sql, only.params, durability=durability)
 
     def replay(self, connection: sqlite3.Connection) -> None:
         """Do what the call does on *connection*, which commits by itself."""
