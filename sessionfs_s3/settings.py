@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         default=WORKERS_MAX,
         ge=1,
         le=4096,
-        description="How many databases may be open at a time, each in a process of its own; others are made anew.",
+        description="How many databases are kept open at a time, each in a process of its own; others are made anew.",
     )
     cache_bytes: int = Field(
         default=CACHE_BYTES,

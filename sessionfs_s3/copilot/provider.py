@@ -46,7 +46,8 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
     """One session's provider: files, exact bytes and SQLite.
 
     Calls are answered in the order in which they arrive. The session is loaded when the provider is made inside a
-    running event loop, else with the first call; when that fails, every call fails with the same error.
+    running event loop, else with the first call. When that fails, every call fails with the same error, until a reason
+    that may pass has passed: then the next call loads it.
     """
 
     def __init__(self, owned: OwnedSession, settings: Settings) -> None:
@@ -180,6 +181,8 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
                 ambiguous = SessionFSSqliteTransactionErrorClass.POST_COMMIT_AMBIGUOUS
                 raise SessionFsSqliteTransactionFailure(str(error), ambiguous) from error
         except (ScratchError, Unavailable, InUse) as error:
+            if self._has_failed():
+                raise
             again = SessionFSSqliteTransactionErrorClass.BUSY_OR_LOCKED
             raise SessionFsSqliteTransactionFailure(str(error), again) from error
         return [_result(result) for result in results]
@@ -201,13 +204,20 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
 
     async def _volume(self) -> Volume:
         """Return the volume, loaded; raise what loading raised, or Fenced once a newer handler has the session."""
-        if self._loading is None:
+        if self._loading is None or _is_worth_another_try(self._loading):
             self._loading = asyncio.ensure_future(self._load())
             self._loading.add_done_callback(_retrieve)
         # Shielded: a call that the runtime cancels must not cancel the load for the others.
         volume = await asyncio.shield(self._loading)
         self._owned.check(self)
         return volume
+
+    def _has_failed(self) -> bool:
+        """Return whether the session is loaded, and its volume has failed since: no call will succeed any more."""
+        loading = self._loading
+        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
+            return False
+        return loading.result().failure is not None
 
     async def _load(self) -> Volume:
         volume = await self._owned.enter(self)
@@ -221,6 +231,13 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         if self._settings.durability != "strict" and _TEMPORARY.search(path):
             return Durability.NEXT
         return self._for_change()
+
+
+def _is_worth_another_try(loading: asyncio.Future[Volume]) -> bool:
+    """Return whether *loading* failed for a reason that may be gone by now."""
+    if not loading.done() or loading.cancelled():
+        return False
+    return isinstance(loading.exception(), Unavailable | InUse)
 
 
 def _retrieve(loading: asyncio.Future[Volume]) -> None:

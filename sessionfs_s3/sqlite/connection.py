@@ -33,11 +33,11 @@ from sessionfs_s3.sqlite.records import (
 from sessionfs_s3.sqlite.wire import (
     HEADER,
     PART_BYTES,
+    Done,
     Frame,
     FrameKind,
     ProtocolError,
     call_frame,
-    decode_done,
     decode_extent,
     decode_failed,
     decode_result,
@@ -50,7 +50,7 @@ from sessionfs_s3.sqlite.wire import (
 
 T = TypeVar("T")
 
-_ANSWER_S_MAX: Final = 30.0
+_ANSWER_S_MAX: Final = 15.0
 """How long opening, or an answer beyond its call's own time, may take: a machine may be busy, and not for ever."""
 
 _CANCEL_S_MAX: Final = 1.0
@@ -70,7 +70,8 @@ class WorkerDatabase:
 
     Attributes:
         busy: whether a call is running.
-        lost: whether the worker is gone, or going.
+        lost: whether the worker is gone, or has to be replaced before the next call.
+        foreign_keys: whether the database enforces foreign keys.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class WorkerDatabase:
         """Use :meth:`open`."""
         self.busy = False
         self.lost = False
+        self.foreign_keys = True
         self._number = number
         self._directory = directory
         self._reader, self._writer = streams
@@ -91,7 +93,7 @@ class WorkerDatabase:
         self._used = used
         self._size = 0
         self._cancelled = False
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._killing: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -101,27 +103,33 @@ class WorkerDatabase:
         limits: Limits,
         directory: Path,
         used: Callable[[WorkerDatabase], None],
+        *,
+        foreign_keys: bool = True,
     ) -> Self:
         """Start a worker and give it *image*; *used* is told when a call, or the worker's life, has ended.
 
         Its files are in a new directory, of this user's alone, in *directory*.
 
         Raises:
-            InvalidInput, OSError, ScratchError: as :meth:`DatabaseHost.open`.
+            InvalidInput, ScratchError: as :meth:`DatabaseHost.open`; and whatever *image* raises.
         """
+        scratch = directory / f"sessionfs-{secrets.token_hex(8)}"
         chunks = aiter(image)
-        forking = asyncio.ensure_future(asyncio.to_thread(_FORK_SERVER.fork))
+        forking = asyncio.ensure_future(asyncio.to_thread(_FORK_SERVER.fork, scratch))
         try:
             first = await anext(chunks, b"")  # the store is asked while the process starts
-            number, mine = await asyncio.shield(forking)
+            await asyncio.wait([forking])
         except BaseException:
             forking.add_done_callback(_close)
             raise
+        try:
+            number, mine = forking.result()
+        except OSError as failure:
+            raise ScratchError(f"no process for the session's database: {failure.strerror}") from failure
         mine.setblocking(False)
-        scratch = directory / f"sessionfs-{secrets.token_hex(8)}"
         database = cls(number, scratch, await asyncio.open_unix_connection(sock=mine), limits, used)
         try:
-            await database._give(first, chunks)
+            await database._give(first, chunks, foreign_keys=foreign_keys)
         except BaseException as failure:
             database.abandon()
             await database.aclose()
@@ -159,9 +167,12 @@ class WorkerDatabase:
     async def aclose(self) -> None:
         """End the worker, and make sure that nothing of it stays."""
         self.lost = True
-        if self._closed:
-            return
-        self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        # One task for all who call: one of them that gives up leaves it to the others, or to the event loop.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._writer.write_eof()
         if not await self._ends():
             self.abandon()
@@ -185,13 +196,11 @@ class WorkerDatabase:
             pass
         return True
 
-    async def _give(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
-        await self._send([open_frame(str(self._directory), self._limits)])
-        await self._send(Frame(FrameKind.IMAGE, part) for part in parts(first))
-        self._size = len(first)
+    async def _give(self, first: bytes, rest: AsyncIterator[bytes], *, foreign_keys: bool) -> None:
+        await self._send([open_frame(self._limits, foreign_keys=foreign_keys)])
+        await self._send_image(first)
         async for chunk in rest:
-            await self._send(Frame(FrameKind.IMAGE, part) for part in parts(chunk))
-            self._size += len(chunk)
+            await self._send_image(chunk)
         await self._send([Frame(FrameKind.IMAGE_END)])
         async with asyncio.timeout(_ANSWER_S_MAX):
             frame = await self._receive()
@@ -199,6 +208,12 @@ class WorkerDatabase:
             raise decode_failed(frame.payload)
         if frame.kind is not FrameKind.READY:
             raise ProtocolError(f"{frame.kind.name} instead of READY")
+        self.foreign_keys = foreign_keys
+
+    async def _send_image(self, chunk: bytes) -> None:
+        async with asyncio.timeout(_ANSWER_S_MAX):
+            await self._send(Frame(FrameKind.IMAGE, part) for part in parts(chunk))
+        self._size += len(chunk)
 
     async def _call(
         self, statements: Sequence[Statement], *, is_transaction: bool
@@ -206,20 +221,14 @@ class WorkerDatabase:
         check_request(statements, self._limits)
         if self.lost:
             raise ScratchError("the session's local database is gone")
-        # Encoded before anything is sent: what cannot be encoded must not leave half a call behind.
-        frames = await _gradually(statement_frames(statements))
-        loop = asyncio.get_running_loop()
+        # From here on nobody else may end it, and whoever closes it has to cancel.
         self.busy, self._cancelled = True, False
-        started_s = loop.time()
         try:
-            async with asyncio.timeout(self._limits.call_s + _ANSWER_S_MAX):
-                await self._send([*frames, call_frame(is_transaction=is_transaction)])
-                answer = await self._answer(len(statements))
-        except BaseException as failure:
-            self.abandon()
-            if isinstance(failure, _BROKEN):
-                raise self._explained(failure, loop.time() - started_s) from failure
-            raise
+            # Encoded before anything is sent: what cannot be encoded must not leave half a call behind.
+            frames = await _gradually(statement_frames(statements))
+            if self._cancelled:
+                raise cancelled_error()
+            answer = await self._exchange([*frames, call_frame(is_transaction=is_transaction)], len(statements))
         finally:
             self.busy = False
             if self._killing is not None:
@@ -229,6 +238,23 @@ class WorkerDatabase:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def _exchange(
+        self, frames: Sequence[Frame], count: int
+    ) -> tuple[list[QueryResult | None], DatabaseChange | None] | Exception:
+        """Send the *frames* of a call of *count* statements and receive the answer; a failure is returned."""
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        try:
+            async with asyncio.timeout(self._limits.call_s + _ANSWER_S_MAX):
+                await self._send(frames)
+                return await self._answer(count)
+        except _BROKEN as failure:
+            self.abandon()
+            raise self._explained(failure, loop.time() - started_s) from failure
+        except BaseException:
+            self.abandon()  # what it would still say is nobody's answer
+            raise
 
     def _explained(self, failure: BaseException, ran_s: float) -> SqlError | ScratchError:
         """Return why a call got no answer: in every case nothing of it was reported, so nothing of it is stored."""
@@ -266,9 +292,10 @@ class WorkerDatabase:
                 case FrameKind.FAILED:
                     failure = decode_failed(frame.payload)
                 case FrameKind.DONE if failure is not None or len(results) == count:
-                    size, is_spent = decode_done(frame.payload)
-                    self.lost = self.lost or is_spent
-                    return failure or (results, self._change(size, extents))
+                    done = Done.of(frame.payload)
+                    self.lost = self.lost or done.is_spent
+                    self.foreign_keys = done.foreign_keys
+                    return failure or (results, self._change(done.size, extents))
                 case _:
                     raise ProtocolError(f"{frame.kind.name} within an answer")
 

@@ -46,7 +46,7 @@ from sessionfs_s3.sqlite.records import (
     Statement,
 )
 from sessionfs_s3.sqlite.script import main_verb
-from sessionfs_s3.sqlite.values import Bindings, json_bytes, to_json
+from sessionfs_s3.sqlite.values import Bindings, to_json
 from sessionfs_s3.sqlite.wal import UnexpectedLog, WalReader, merge
 
 _T = TypeVar("_T")
@@ -87,6 +87,7 @@ class ScratchDatabase:
         limits: Limits = _DEFAULT_LIMITS,
         clock: Callable[[], float] = time.monotonic,
         interrupted: Callable[[], bool] = lambda: False,
+        foreign_keys: bool = True,
     ) -> ScratchDatabase:
         """Open a database in *directory*, with the contents of *image*.
 
@@ -97,6 +98,8 @@ class ScratchDatabase:
                 are replaced.
             limits: bounds on the database and on each call.
             clock: seconds, for the time limit.
+            foreign_keys: whether they are enforced, until SQL says otherwise; as in the runtime's own database, whose
+                prompts rely on it.
             interrupted: asked some thousand times a second while a call runs; true ends it, as :meth:`cancel` does.
 
         Raises:
@@ -105,7 +108,9 @@ class ScratchDatabase:
         """
         layout = scratch.lay_out(directory, image)
         try:
-            return cls(layout, limits, Guard(limits, clock, interrupted))
+            opened = cls(layout, limits, Guard(directory, limits, clock, interrupted))
+            opened.foreign_keys = foreign_keys
+            return opened
         except apsw.Error as failure:
             raise scratch.cannot_open(directory, failure) from failure
 
@@ -166,6 +171,17 @@ class ScratchDatabase:
 
         return self._call(work)
 
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether foreign keys are enforced: SQL may change it, and it is not part of the database's contents."""
+        with self._guard.trusted():
+            return bool(self._connection.pragma("foreign_keys"))
+
+    @foreign_keys.setter
+    def foreign_keys(self, enforced: bool) -> None:
+        with self._guard.trusted():
+            self._connection.pragma("foreign_keys", int(enforced))
+
     def cancel(self) -> None:
         """End the call that is running on another thread, if any, with an SqlError; it is rolled back."""
         self._guard.cancel()
@@ -192,8 +208,9 @@ class ScratchDatabase:
             with self._guard.call():
                 outcome = work()
         except BaseException as failure:
-            self._roll_back()
+            # Before anything is undone: then the disk may have room again.
             explained = self._guard.explain(failure) if isinstance(failure, Exception) else None
+            self._roll_back()
             if isinstance(explained, ScratchError):
                 self._lost = str(explained)
             if explained is None or explained is failure:
@@ -266,11 +283,10 @@ class ScratchDatabase:
         with self._cursor() as cursor:
             cursor.exec_trace = begins
             cursor.execute(part, bound, can_cache=False)
-            names_bytes = 2 + sum(json_bytes(name) + 2 for name in columns)
             values: tuple[object, ...]
             for values in cursor:
                 row: dict[str, JsonValue] = dict(zip(columns, map(to_json, values), strict=True))
-                budget.spend(row, names_bytes)
+                budget.spend(row)
                 rows.append(row)
                 self._guard.check_time()
         counts = inserts or verb in ("UPDATE", "DELETE")  # making a virtual table counts rows of its own, too

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -28,11 +29,13 @@ import apsw
 from sessionfs_s3 import errors
 from sessionfs_s3.sqlite.worker import serve
 
-_REQUEST: Final = struct.Struct(">cQ")
+_REQUEST: Final = struct.Struct(">cQH")  # operation, number of the worker, length of the path that follows
 _FORK: Final = b"f"
 _KILL: Final = b"k"
+_STOP_S_MAX: Final = 1.0
 
-_MAIN: Final = f"import sys; sys.path[:0] = sys.argv[2:]; from {__name__} import main; main()"
+# The standard library first: what stands in it must not be taken from anywhere else.
+_MAIN: Final = f"import sys; sys.path += sys.argv[2:]; from {__name__} import main; main()"
 
 
 class ForkServer:
@@ -45,10 +48,13 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._count = 0
+        # Another thread may hold the lock while the host forks: in the child, nobody would ever release it.
+        os.register_at_fork(after_in_child=self._renew_lock)
 
-    def fork(self) -> tuple[int, socket.socket]:
-        """Make a worker; return its number and this host's end of its socket.
+    def fork(self, directory: Path) -> tuple[int, socket.socket]:
+        """Make a worker, whose files are in *directory*; return its number and this host's end of its socket.
 
+        The worker makes the directory. Whenever the worker ends, however that happens, the server removes it.
         Blocks for some tens of milliseconds when the server has to be started.
 
         Raises:
@@ -58,7 +64,8 @@ class ForkServer:
         try:
             with theirs, self._lock:
                 self._count += 1
-                request = _REQUEST.pack(_FORK, self._count)
+                path = os.fsencode(directory)
+                request = _REQUEST.pack(_FORK, self._count, len(path)) + path
                 try:
                     self._send(request, theirs)
                 except OSError:
@@ -74,10 +81,10 @@ class ForkServer:
         with self._lock:
             if self._control is not None and self._owner == os.getpid():
                 with suppress(OSError):
-                    self._control.send(_REQUEST.pack(_KILL, number))
+                    self._control.send(_REQUEST.pack(_KILL, number, 0))
 
     def stop(self) -> None:
-        """End the server. Its workers go on until their sockets are closed."""
+        """End the server, and its workers with it."""
         with self._lock:
             self._stop()
 
@@ -97,10 +104,17 @@ class ForkServer:
             return
         control.close()
         if self._owner == os.getpid():
-            process.wait()
+            try:
+                process.wait(_STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         else:
             process.returncode = 0  # not this process's child: nothing to wait for
         atexit.unregister(self.stop)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
 
 def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -109,7 +123,7 @@ def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     try:
         with theirs:
             process = subprocess.Popen(  # noqa: S603  # this interpreter, and nothing that anybody gave
-                [sys.executable, "-I", "-c", _MAIN, str(theirs.fileno()), *paths],
+                [sys.executable, "-I", "-S", "-c", _MAIN, str(theirs.fileno()), *paths],
                 env={},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -125,10 +139,17 @@ def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 
 def main() -> None:
     """Serve the host whose socket has the descriptor number that stands in ``sys.argv[1]``."""
+    # Until here the host's standard error has shown what was wrong with the start.
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stderr.fileno())
+    os.close(nothing)
     with socket.socket(fileno=int(sys.argv[1])) as control:
         server = _Server(control)
-        while server.serve_once():
-            pass
+        try:
+            while server.serve_once():
+                pass
+        finally:
+            server.end()
 
 
 @contextmanager
@@ -142,11 +163,11 @@ def _unreaped() -> Generator[None]:
 
 
 class _Server:
-    """The server's side: forks, and keeps the numbers of those of its children that still run."""
+    """The server's side: forks, and keeps the numbers and directories of those of its children that still run."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._workers: dict[int, int] = {}
+        self._workers: dict[int, tuple[int, str]] = {}
         signal.signal(signal.SIGCHLD, self._reap)
 
     def serve_once(self) -> bool:
@@ -154,38 +175,50 @@ class _Server:
         data, descriptors, *_ = socket.recv_fds(self._control, _REQUEST.size, 1)
         if len(data) < _REQUEST.size:
             return False
-        operation, number = _REQUEST.unpack(data)
+        operation, number, length = _REQUEST.unpack(data)
         if operation == _KILL:
-            with _unreaped():
-                for pid in [pid for pid, worker in self._workers.items() if worker == number]:
-                    os.kill(pid, signal.SIGKILL)
+            self._kill(number)
             return True
-        with socket.socket(fileno=descriptors[0]) as host, _unreaped():
+        directory = os.fsdecode(self._control.recv(length, socket.MSG_WAITALL))
+        with socket.socket(fileno=descriptors[0]) as host, _unreaped(), suppress(OSError):
+            # Where no process can be made, the host finds its socket closed.
             pid = os.fork()
             if not pid:
-                self._become_worker(host)
-            self._workers[pid] = number
+                self._become_worker(host, directory)
+            self._workers[pid] = number, directory
         return True
 
-    def _become_worker(self, host: socket.socket) -> None:
+    def end(self) -> None:
+        """End every worker, and see to it that nothing of them stays."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+        for worker, (_, directory) in self._workers.items():
+            os.waitpid(worker, 0)
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _kill(self, number: int) -> None:
+        with _unreaped():
+            for pid in [pid for pid, (each, _) in self._workers.items() if each == number]:
+                os.kill(pid, signal.SIGKILL)
+
+    def _become_worker(self, host: socket.socket, directory: str) -> None:
         status = 1
         try:
             self._control.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-            serve(host)
+            serve(host, Path(directory))
             status = 0
-        except BaseException as failure:  # noqa: BLE001  # nothing may get out into the server's own code
-            sys.excepthook(type(failure), failure, failure.__traceback__)
+        except BaseException:  # noqa: BLE001, S110  # nothing may get out into the server's own code
+            pass
         finally:
             os._exit(status)
 
-    def _reap(self, *_: object) -> None:
-        while True:
-            try:
-                pid = os.waitpid(-1, os.WNOHANG)[0]
-            except ChildProcessError:
+    def _reap(self, *_signal: object) -> None:
+        while self._workers:
+            ended, _status = os.waitpid(-1, os.WNOHANG)
+            if not ended:
                 return
-            if not pid:
-                return
-            self._workers.pop(pid, None)
+            _number, directory = self._workers.pop(ended)
+            shutil.rmtree(directory, ignore_errors=True)

@@ -10,9 +10,10 @@ valued functions and nested statements do. Statements are never cached, so that 
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import apsw
 
@@ -29,6 +30,7 @@ from sessionfs_s3.sqlite.scratch import MACHINE_CODES, primary_code
 from sessionfs_s3.sqlite.script import significant
 
 _MESSAGE_CHARS_MAX = 2000
+_DISK_BYTES_MIN = 1 << 20  # with less than this, it is the disk that is full
 _PROGRESS_STEPS = 10_000  # virtual machine steps between two looks at the clock: well under 1 ms
 
 # Actions that stay inside the database, from https://www.sqlite.org/c3ref/c_alter_table.html. Whatever is not listed
@@ -126,8 +128,11 @@ class Guard:
         updated: whether the last statement itself updates rows: UPDATE, or an upsert.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], interrupted: Callable[[], bool]) -> None:
-        """Enforce *limits*, by a *clock* in seconds; end a call once *interrupted* says so."""
+    def __init__(
+        self, directory: Path, limits: Limits, clock: Callable[[], float], interrupted: Callable[[], bool]
+    ) -> None:
+        """Enforce *limits* on a database in *directory*, by a *clock* in seconds; *interrupted* ends a call."""
+        self._directory = directory
         self._limits = limits
         self._clock = clock
         self._interrupted = interrupted
@@ -135,7 +140,6 @@ class Guard:
         self._cancelled = False
         self._expired = False
         self._trusted = False
-        self._connection: apsw.Connection | None = None
         self._refusal: str | None = None
         self.in_transaction = False
         self.inserted: set[str] = set()
@@ -143,12 +147,10 @@ class Guard:
 
     def install(self, connection: apsw.Connection) -> None:
         """Settle *connection*: WAL as the log reader needs it, everything in bounds, the authorizer last."""
-        self._connection = connection
         limits = self._limits
         for pragma in (
             "cell_size_check = ON",
             "mmap_size = 0",
-            "foreign_keys = ON",  # as in the runtime's own database, and its prompts rely on it
             "temp_store = MEMORY",  # nothing outside of the scratch directory
             "synchronous = OFF",  # durability comes from the session's log; the scratch file may be lost
             "wal_autocheckpoint = 0",
@@ -242,16 +244,13 @@ class Guard:
             return self._time_error()
         if self._refusal is not None:
             return SqlError(self._refusal, "refused")
-        if primary == apsw.SQLITE_FULL and not self._is_disk_full():
+        if primary == apsw.SQLITE_FULL and _free_bytes(self._directory) > _DISK_BYTES_MIN:
             return DatabaseFull(self._limits.database_bytes_max)
         if primary in MACHINE_CODES:
             return ScratchError(f"the session's local database failed: {failure}")
         if isinstance(failure, apsw.BindingsError) and "has no name" in str(failure):
             return SqlError("parameters without a name (?) cannot be given here; use :name")
         return SqlError(_shortened(str(failure)), "limit" if primary == apsw.SQLITE_TOOBIG else "sql")
-
-    def _is_disk_full(self) -> bool:
-        return self._connection is not None and self._connection.system_errno in (errno.ENOSPC, errno.EDQUOT)
 
     def _progress(self) -> bool:
         if self._trusted or self._deadline_s is None:
@@ -304,6 +303,12 @@ class Guard:
                 return None
             return "PRAGMA foreign_keys has no effect inside a script or transaction: send it as a statement of its own"
         return f"PRAGMA {name}{'' if value is None else ' = ' + value} is refused"
+
+
+def _free_bytes(directory: Path) -> int:
+    """Return how much may still be written in *directory*: SQLite does not say which of two bounds it has met."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
 
 
 def _shortened(message: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,7 +22,12 @@ class Database(Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether the database is gone, and has to be made again from what is stored."""
+        """Whether the database is gone, or to be given up: it has to be made again from what is stored."""
+        ...
+
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether foreign keys are enforced after the last call: a setting that no page holds."""
         ...
 
     async def query(
@@ -48,13 +54,13 @@ class Database(Protocol):
 class DatabaseHost(Protocol):
     """Opens databases."""
 
-    async def open(self, image: AsyncIterable[bytes], limits: Limits) -> Database:
+    async def open(self, image: AsyncIterable[bytes], limits: Limits, *, foreign_keys: bool) -> Database:
         """Open a database with the contents of *image*; without any, a new one.
 
         Raises:
             InvalidInput: *image* is no database.
-            OSError: this machine cannot hold one; or what *image* itself raises.
             ScratchError: the database could not be opened, for reasons that may pass.
+            Exception: what *image* itself raises.
         """
         ...
 
@@ -76,13 +82,13 @@ class WorkerHost:
         self._opening = 0
         self._changed = asyncio.Event()
 
-    async def open(self, image: AsyncIterable[bytes], limits: Limits) -> WorkerDatabase:
+    async def open(self, image: AsyncIterable[bytes], limits: Limits, *, foreign_keys: bool = True) -> WorkerDatabase:
         """Open a database in a worker of its own. See :meth:`DatabaseHost.open`."""
         await self._make_room()
         self._opening += 1
         try:
             directory = self._directory or Path(tempfile.gettempdir())
-            database = await WorkerDatabase.open(image, limits, directory, self._used)
+            database = await WorkerDatabase.open(image, limits, directory, self._used, foreign_keys=foreign_keys)
             self._workers.append(database)
             return database
         finally:
@@ -92,7 +98,10 @@ class WorkerHost:
     async def _make_room(self) -> None:
         """Return when there is room for one more; nothing else may run before it is taken."""
         while True:
-            self._workers = [each for each in self._workers if not each.lost]
+            for gone in [each for each in self._workers if each.lost and not each.busy]:
+                await gone.aclose()
+                with suppress(ValueError):  # somebody else may have waited for the same
+                    self._workers.remove(gone)
             if len(self._workers) + self._opening < self._workers_max:
                 return
             idle = next((each for each in self._workers if not each.busy), None)
@@ -104,7 +113,7 @@ class WorkerHost:
 
     def _used(self, database: WorkerDatabase) -> None:
         """Note that a call on *database*, or its life, has ended."""
-        if database in self._workers:
+        if database in self._workers and not database.lost:
             self._workers.remove(database)
             self._workers.append(database)
         self._changed.set()

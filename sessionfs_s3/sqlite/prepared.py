@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final, Literal, get_args
 
-from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.sqlite.records import JsonValue, Kind, Limits, SqlError, Statement
+from sessionfs_s3.errors import InvalidInput, shown
+from sessionfs_s3.sqlite.records import JsonValue, Kind, Limits, Parameter, SqlError, Statement
 from sessionfs_s3.sqlite.script import significant, split
-from sessionfs_s3.sqlite.values import Bindings, bindings, json_bytes, well_formed
+from sessionfs_s3.sqlite.values import Bindings, bindings, utf8_bytes, well_formed
 
 _PARAMETERS_MAX: Final = 32_766
 """SQLite's own default limit, SQLITE_LIMIT_VARIABLE_NUMBER."""
@@ -27,23 +28,39 @@ def check_request(statements: Sequence[Statement], limits: Limits) -> None:
     """Check what can be checked of *statements* without looking at every byte, before they travel anywhere.
 
     Raises:
-        InvalidInput: there is no such kind.
+        InvalidInput: there is no such kind, or text or parameters are of the wrong type.
         SqlError: they are too many, or too long.
     """
     check_count(len(statements), limits)
     size = 0
     for statement in statements:
         _check_kind(statement)
-        if len(statement.sql) > limits.sql_bytes_max:
+        sql: object = statement.sql
+        params: object = statement.params
+        if not isinstance(sql, str):
+            raise InvalidInput("SQL text", sql, "must be a string")
+        if not isinstance(params, Mapping | None):
+            raise InvalidInput("SQL parameters", params, "must be a mapping from names to values")
+        if len(sql) > limits.sql_bytes_max:
             raise _too_long(limits)
-        size += len(statement.sql)
-        params = statement.params or {}
-        if len(params) > _PARAMETERS_MAX:
-            raise SqlError(f"a statement has {len(params):,} parameters; {_PARAMETERS_MAX:,} may be", "limit")
-        for value in params.values():
-            size += len(value) if isinstance(value, (str, bytes)) else 8
+        size += utf8_bytes(sql) + _params_bytes(statement.params or {}, limits)
     if size > limits.request_bytes_max:
         raise SqlError(f"SQL text and parameters take more than {limits.request_bytes_max:,} bytes", "limit")
+
+
+def _params_bytes(params: Mapping[str, Parameter], limits: Limits) -> int:
+    if len(params) > _PARAMETERS_MAX:
+        raise SqlError(f"a statement has {len(params):,} parameters; {_PARAMETERS_MAX:,} may be", "limit")
+    size = 0
+    for name, value in params.items():
+        given: object = name
+        if not isinstance(given, str):
+            raise InvalidInput("SQL parameter name", given, "must be a string")
+        length = utf8_bytes(value) if isinstance(value, str) else len(value) if isinstance(value, bytes) else 8
+        if length > limits.value_bytes_max:
+            raise SqlError(f"the parameter {shown(name)} is longer than {limits.value_bytes_max:,} bytes", "limit")
+        size += len(name) + length
+    return size
 
 
 def _check_kind(statement: Statement) -> None:
@@ -75,7 +92,7 @@ class Prepared:
         sql = well_formed(statement.sql)
         if "\0" in sql:
             raise SqlError("the SQL text contains a NUL character")
-        if len(sql.encode()) > limits.sql_bytes_max:
+        if utf8_bytes(sql) > limits.sql_bytes_max:
             raise _too_long(limits)
         self.kind: Kind = statement.kind
         self.parts = split(sql)
@@ -98,10 +115,10 @@ class Budget:
         self._rows = 0
         self._bytes = 0
 
-    def spend(self, row: Mapping[str, JsonValue], names_bytes: int) -> None:
-        """Count *row*, whose column names take *names_bytes* as JSON; raise SqlError if that is more than is left."""
+    def spend(self, row: Mapping[str, JsonValue]) -> None:
+        """Count *row*; raise SqlError if that is more than is left."""
         self._rows += 1
-        self._bytes += names_bytes + sum(map(json_bytes, row.values()))
+        self._bytes += len(json.dumps(row))  # as the SDK writes it
         if self._rows > self._limits.rows_max:
             raise SqlError(f"the result has more than {self._limits.rows_max:,} rows; use LIMIT", "limit")
         if self._bytes > self._limits.result_bytes_max:

@@ -111,10 +111,10 @@ class Limits:
             call of a built-in function is one step, and ``instr`` and ``replace`` take quadratic time.
         sql_bytes_max: length of one call's SQL text, as UTF-8; in a transaction, of each statement's.
         statements_max: statements of one transaction.
-        request_bytes_max: SQL text and parameters of one call together, about; a frame from the runtime holds 64 MiB.
+        request_bytes_max: SQL text and parameters of one call, as UTF-8; a frame from the runtime holds 64 MiB.
         value_bytes_max: one string, blob or row.
         rows_max: result rows of one call.
-        result_bytes_max: result of one call, estimated as JSON; a frame to the runtime holds 64 MiB.
+        result_bytes_max: result of one call, as the SDK writes it in JSON; a frame to the runtime holds 64 MiB.
         database_bytes_max: the database file.
         change_bytes_max: pages that one call may write, give or take *cache_bytes*: the change is held in memory.
         wal_bytes_max: the write-ahead log is emptied when a call leaves it longer than this.

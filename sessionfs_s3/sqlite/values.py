@@ -41,7 +41,7 @@ _PREFIXES = (":", "@", "$")
 
 
 class Bindings(dict[str, "int | float | str | bytes | None"]):
-    """Parameters by bare name, as ``sqlite3`` looks them up; a name that is missing is an :class:`SqlError`."""
+    """Parameters by bare name, as SQLite asks for them; a name that is missing is an :class:`SqlError`."""
 
     def __missing__(self, name: str) -> int | float | str | bytes | None:
         """Name the parameter that the statement needs and the call did not give."""
@@ -99,8 +99,6 @@ def to_json(value: object) -> JsonValue:
     raise TypeError(f"SQLite has no type for {shown(value)}")
 
 
-def json_bytes(value: JsonValue) -> int:
-    """Estimate how many bytes *value* takes as JSON."""
-    if isinstance(value, str):
-        return 2 + (len(value) if value.isascii() else len(value.encode("utf-8")))
-    return 24 if isinstance(value, float) else 20
+def utf8_bytes(text: str) -> int:
+    """Return how many bytes *text* takes in UTF-8; lone surrogates as many as what stands for them."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

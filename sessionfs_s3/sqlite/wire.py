@@ -37,8 +37,10 @@ PART_BYTES: Final = 256 * 1024
 """About how much goes into one frame: small enough that an event loop does something else between two."""
 
 FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
-"""No frame is longer; one value or statement stands in one frame, and JSON may take six bytes for one."""
+"""No frame is longer. A statement with its parameters stands in one, and so does a row, which are within their limits
+well before; but JSON takes six bytes for a control character."""
 
+_STATEMENT_BYTES_MAX: Final = FRAME_BYTES_MAX - PART_BYTES
 _OFFSET: Final = struct.Struct(">Q")
 
 
@@ -89,15 +91,15 @@ def decoded_header(header: bytes) -> tuple[int, FrameKind]:
 # Opening
 
 
-def open_frame(directory: str, limits: Limits) -> Frame:
-    """Return the frame that asks for a database in *directory* within *limits*."""
-    return Frame(FrameKind.OPEN, _json({"directory": directory, "limits": asdict(limits)}))
+def open_frame(limits: Limits, *, foreign_keys: bool) -> Frame:
+    """Return the frame that asks for a database within *limits*, which enforces foreign keys or does not."""
+    return Frame(FrameKind.OPEN, _json({"limits": asdict(limits), "foreign_keys": foreign_keys}))
 
 
-def decode_open(payload: bytes) -> tuple[str, Limits]:
-    """Return the directory and the limits of an OPEN frame."""
+def decode_open(payload: bytes) -> tuple[Limits, bool]:
+    """Return the limits of an OPEN frame, and whether foreign keys are enforced."""
     fields = json.loads(payload)
-    return fields["directory"], Limits(**fields["limits"])
+    return Limits(**fields["limits"]), fields["foreign_keys"]
 
 
 def parts(data: bytes) -> Iterator[bytes]:
@@ -123,6 +125,8 @@ def statement_frames(statements: Iterable[Statement]) -> Iterator[Frame]:
             encoded = _json([statement.kind, statement.sql, params])
         except (TypeError, ValueError) as error:
             raise SqlError(f"a parameter of statement {number} is neither null, a number nor a string") from error
+        if len(encoded) > _STATEMENT_BYTES_MAX:
+            raise SqlError(f"statement {number} is longer than {_STATEMENT_BYTES_MAX:,} bytes as JSON", "limit")
         if batch and size + len(encoded) > PART_BYTES:
             yield Frame(FrameKind.STATEMENTS, b"[" + b",".join(batch) + b"]")
             batch, size = [], 0
@@ -204,18 +208,32 @@ def decode_extent(payload: bytes) -> tuple[int, bytes]:
     return _OFFSET.unpack_from(payload)[0], payload[_OFFSET.size :]
 
 
-def done_frame(change: DatabaseChange | None, *, is_spent: bool) -> Frame:
-    """Return the frame that ends an answer; *is_spent* when the worker wants to be replaced before the next call."""
-    return Frame(FrameKind.DONE, _json([None if change is None else change.size, is_spent]))
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of an answer.
 
+    Attributes:
+        size: of the database file, None if nothing changed.
+        is_spent: whether the worker wants to be replaced before the next call.
+        foreign_keys: whether the database enforces foreign keys now.
+    """
 
-def decode_done(payload: bytes) -> tuple[int | None, bool]:
-    """Return the size of the database file, None if nothing changed, and whether the worker is spent."""
-    match _loaded(payload):
-        case [None | int() as size, bool() as is_spent]:
-            return size, is_spent
-        case _:
-            raise ProtocolError("an end that is none")
+    size: int | None
+    is_spent: bool
+    foreign_keys: bool
+
+    def frame(self) -> Frame:
+        """Return the DONE frame that says so."""
+        return Frame(FrameKind.DONE, _json([self.size, self.is_spent, self.foreign_keys]))
+
+    @classmethod
+    def of(cls, payload: bytes) -> Done:
+        """Return what a DONE frame says. Raises ProtocolError."""
+        match _loaded(payload):
+            case [None | int() as size, bool() as is_spent, bool() as foreign_keys]:
+                return cls(size, is_spent, foreign_keys)
+            case _:
+                raise ProtocolError("an end that is none")
 
 
 def failed_frame(failure: Exception) -> Frame:
@@ -226,9 +244,10 @@ def failed_frame(failure: Exception) -> Frame:
         case SqlError():
             told = ["sql", str(failure), failure.reason]
         case InvalidInput():
-            told = ["input", failure.what, str(failure), failure.rule]
+            told = ["input", failure.what, failure.rule, str(failure)]
         case OSError():
-            told = ["os", failure.errno or 0, str(failure)]
+            # Without the path: it is the host's, and whoever is told may be an agent.
+            told = ["scratch", f"this machine cannot hold the session's database: {failure.strerror or 'failed'}"]
         case _:
             told = ["scratch", str(failure) or repr(failure)]
     return Frame(FrameKind.FAILED, _json(told))
@@ -241,10 +260,10 @@ def decode_failed(payload: bytes) -> Exception:
             return DatabaseFull(size_max)
         case ["sql", str() as message, "sql" | "refused" | "timeout" | "full" | "limit" as reason]:
             return SqlError(message, reason)
-        case ["input", str() as what, str() as message, str() as rule]:
-            return InvalidInput(what, message, rule)
-        case ["os", int() as number, str() as message]:
-            return OSError(number, message)
+        case ["input", str() as what, str() as rule, str() as message]:
+            failed = InvalidInput(what, "", rule)
+            failed.args = (message,)
+            return failed
         case ["scratch", str() as message]:
             return ScratchError(message)
         case _:
@@ -256,7 +275,8 @@ def _encoded(value: Parameter) -> tuple[bool, Any]:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    # Lone surrogates are for the worker to replace; json.loads takes them back.
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _loaded(payload: bytes) -> Any:  # noqa: ANN401  # JSON; whoever asks looks what it is

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,10 @@ import apsw
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.sqlite.database import ScratchDatabase
-from sessionfs_s3.sqlite.records import DatabaseChange, Limits, QueryResult, ScratchError, SqlError, Statement
+from sessionfs_s3.sqlite.records import DatabaseChange, Limits, QueryResult, SqlError, Statement
 from sessionfs_s3.sqlite.wire import (
     HEADER,
+    Done,
     Frame,
     FrameKind,
     ProtocolError,
@@ -32,7 +34,6 @@ from sessionfs_s3.sqlite.wire import (
     decode_open,
     decode_statements,
     decoded_header,
-    done_frame,
     failed_frame,
     result_frames,
 )
@@ -79,28 +80,25 @@ class _Wire:
         return bytes(data)
 
 
-def serve(host: socket.socket) -> None:
-    """Serve one database to *host* until it closes its end of the socket; then leave nothing behind."""
-    directory: Path | None = None
-    database: ScratchDatabase | None = None
+def serve(host: socket.socket, directory: Path) -> None:
+    """Serve one database in *directory*, which is made and removed, to *host* until that closes its end of the socket.
+
+    What a process that was killed leaves behind, whoever made it has to remove.
+    """
     wire = _Wire(host)
     try:
         frame = wire.receive()
         if frame.kind is not FrameKind.OPEN:
             raise ProtocolError(f"{frame.kind.name} before OPEN")
-        name, limits = decode_open(frame.payload)
-        directory = Path(name)
+        limits, foreign_keys = decode_open(frame.payload)
         spent_bytes = _confine(limits)
-        database = _open(wire, directory, limits)
+        database = _open(wire, directory, limits, foreign_keys=foreign_keys)
         while database is not None:
             _call(wire, database, limits, lambda: _peak_bytes() > spent_bytes)
     except (EOFError, OSError):
         pass  # the host is gone
     finally:
-        if database is not None:
-            database.close()
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _confine(limits: Limits) -> int:
@@ -135,10 +133,11 @@ def _mapped_bytes() -> int | None:
 
 
 def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _open(wire: _Wire, directory: Path, limits: Limits) -> ScratchDatabase | None:
+def _open(wire: _Wire, directory: Path, limits: Limits, *, foreign_keys: bool) -> ScratchDatabase | None:
     """Receive the image and open the database; return None when that failed, once the host is told why."""
     image = _image(wire)
     first = next(image, None)
@@ -154,6 +153,7 @@ def _open(wire: _Wire, directory: Path, limits: Limits) -> ScratchDatabase | Non
             directory=directory,
             limits=limits,
             interrupted=wire.interrupted,
+            foreign_keys=foreign_keys,
         )
     except (InvalidInput, OSError) as failure:
         for _ in image:
@@ -180,9 +180,11 @@ def _call(wire: _Wire, database: ScratchDatabase, limits: Limits, is_spent: Call
         elif frame.kind is not FrameKind.CANCEL:
             raise ProtocolError(f"{frame.kind.name} within a call")
     signal.setitimer(signal.ITIMER_REAL, limits.call_s + GRACE_S)
+    is_broken = False
     try:
         results, change = _run(database, statements, is_transaction=decode_call(frame.payload))
-    except (SqlError, ScratchError, InvalidInput, MemoryError) as failure:
+    except Exception as failure:  # noqa: BLE001  # the host is told whatever it is
+        is_broken = not isinstance(failure, SqlError | InvalidInput)
         results, change = (), None
         wire.send(failed_frame(failure))
     finally:
@@ -192,7 +194,10 @@ def _call(wire: _Wire, database: ScratchDatabase, limits: Limits, is_spent: Call
             wire.send(each)
     for each in change_frames(change):
         wire.send(each)
-    wire.send(done_frame(change, is_spent=is_spent()))
+    size = None if change is None else change.size
+    wire.send(
+        Done(size, is_spent=is_broken or is_spent(), foreign_keys=not is_broken and database.foreign_keys).frame()
+    )
 
 
 def _run(

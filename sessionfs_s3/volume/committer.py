@@ -13,7 +13,18 @@ from enum import Enum
 
 from sessionfs_s3.errors import Closed, CommitUnknown, Refused, SessionFsError, Unavailable
 from sessionfs_s3.format import blobs_of
-from sessionfs_s3.fs import CHUNK_BYTES, AppendFile, Blob, Operation, Tree, WriteFile, apply, contents
+from sessionfs_s3.fs import (
+    CHUNK_BYTES,
+    AppendFile,
+    Blob,
+    Inapplicable,
+    MakeDirectory,
+    Operation,
+    Tree,
+    WriteFile,
+    apply,
+    contents,
+)
 from sessionfs_s3.fs.operations import payload_bytes
 from sessionfs_s3.volume.blobs import BlobWriter
 from sessionfs_s3.volume.log import FIRST_EPOCH, SessionLog
@@ -173,9 +184,12 @@ class Committer:
 
     async def flush(self) -> None:
         """Commit everything that is queued. Raises as :meth:`submit`."""
-        self._flush_now()
-        await self.settle()
-        self.check()
+        while True:
+            self._flush_now()
+            await self.settle()
+            self.check()
+            if not self._queue:  # else those who waited were told of a failure, and nobody of what is left
+                return
 
     async def aclose(self) -> None:
         """Flush, then accept nothing more. Raises as :meth:`submit`."""
@@ -197,15 +211,29 @@ class Committer:
             self._linger = None
         self._drop(error)
 
-    def _is_awaited(self, entries: Sequence[_Entry]) -> bool:
-        """Return whether somebody waits for each of *entries*, so that nobody believes it stored when it is not."""
-        return all(entry.done is not None for entry in entries)
+    def _take_back(self, entries: Sequence[_Entry], error: SessionFsError) -> bool:
+        """Go on from what is stored, without *entries*: for certain, none of them is.
 
-    def _take_back(self, error: SessionFsError) -> None:
-        """Go on from what is stored, without what was accepted since: none of it is, for certain."""
+        Directories that nobody waits for stay on the queue. Return False where anything else was acknowledged without
+        a wait: somebody believes it stored.
+        """
+        kept = [entry for entry in entries if entry.done is None]
+        if len(kept) == len(entries):
+            return False  # nobody would hear of it
+        if not all(isinstance(operation, MakeDirectory) for entry in kept for operation in entry.operations):
+            return False
+        tree = self.state.tree
+        try:
+            for entry in kept:
+                tree = self._with(tree, entry.operations)
+        except Inapplicable:  # below one that somebody waited for
+            return False
         self._flush = False
-        self.tree = self.state.tree
         self._drop(error)
+        self.tree = tree
+        self._queue.extend(kept)
+        self._queued_bytes = sum(entry.size for entry in kept)
+        return True
 
     def _drop(self, error: SessionFsError) -> None:
         """Take everything off the queue, because of *error*."""
@@ -244,9 +272,7 @@ class Committer:
                     _settle(entry, None)
                 batch = []
         except SessionFsError as error:
-            if isinstance(error, (Unavailable, Refused)) and self._is_awaited([*batch, *self._queue]):
-                self._take_back(error)
-            else:
+            if not (isinstance(error, (Unavailable, Refused)) and self._take_back([*batch, *self._queue], error)):
                 self.fail(error)
             for entry in batch:
                 _settle(entry, error)
@@ -288,9 +314,9 @@ class Committer:
 
     def _tree_after(self, operations: Sequence[Operation]) -> Tree:
         """Return the committed tree after *operations*: with an empty queue that is the current one, already made."""
-        if not self._queue:
-            return self.tree
-        tree = self.state.tree
+        return self._with(self.state.tree, operations) if self._queue else self.tree
+
+    def _with(self, tree: Tree, operations: Sequence[Operation]) -> Tree:
         for operation in operations:
             tree = apply(tree, operation)
         return tree

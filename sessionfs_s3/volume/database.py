@@ -57,6 +57,8 @@ class SessionDatabase:
         self._copy: Database | None = None
         self._content: Content | None = None
         self._resting: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[Database] | None = None
+        self._foreign_keys = True
         self._closed = False
 
     async def query(
@@ -93,6 +95,8 @@ class SessionDatabase:
         self._closed = True
         if self._copy is not None:
             self._copy.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         await self._give_up()
 
     async def _give_up(self) -> None:
@@ -118,11 +122,11 @@ class SessionDatabase:
                     operation = WriteDatabase(change.size, change.extents)
                     await self._change(lambda _: [operation], durability)
                     self._content = (await self._view.tree()).database
-            except SqlError:
+            except BaseException as failure:
+                if not isinstance(failure, SqlError) or copy.lost:
+                    await self._discard()
                 raise
-            except BaseException:
-                await self._discard()
-                raise
+            self._foreign_keys = copy.foreign_keys
             return result
 
     async def _current(self) -> Database:
@@ -135,11 +139,23 @@ class SessionDatabase:
                 return self._copy
             await self._discard()
             try:
-                self._copy = await self._host.open(self._image(content), self._limits)
+                self._copy = await self._open(content)
             except _Changed:
                 continue
             self._content = content
         raise Unavailable("the session's database changes faster than it can be read")
+
+    async def _open(self, content: Content | None) -> Database:
+        opening = self._host.open(self._image(content), self._limits, foreign_keys=self._foreign_keys)
+        self._opening = asyncio.ensure_future(opening)
+        try:
+            return await self._opening
+        except asyncio.CancelledError:
+            if self._closed:
+                raise Closed("the volume is closed") from None
+            raise
+        finally:
+            self._opening = None
 
     async def _image(self, content: Content | None) -> AsyncIterator[bytes]:
         """Yield the bytes of the database that is *content*; raise _Changed where the session has another by now."""

@@ -37,7 +37,8 @@ class Volume:
     :class:`~sessionfs_s3.errors.CommitUnknown` every call fails with that error: open the session again.
 
     Every method raises ``OSError`` with a true ``errno``; beside those it names, EROFS for a change to a volume that is
-    open for reading only.
+    open for reading only. The SQL methods also raise :class:`~sessionfs_s3.sqlite.SqlError` and
+    :class:`~sessionfs_s3.sqlite.ScratchError`.
     """
 
     def __init__(self, session: Session, committer: Committer | None, view: View) -> None:
@@ -283,7 +284,8 @@ class Volume:
             durability: when it is acknowledged.
 
         Raises:
-            SqlError: SQLite refuses it; nothing changed.
+            SqlError: SQLite refuses it, or a limit; nothing changed. A :class:`DatabaseFull` is an OSError too, EDQUOT.
+            ScratchError: the local copy failed; nothing changed, and a second try makes it anew.
         """
         self._idle.touch()
         return await self._database.query(kind, sql, params, durability)

@@ -15,7 +15,7 @@ from copilot.rpc import (
     SessionFSSqliteTransactionRequest,
 )
 
-from sessionfs_s3 import Fenced, SessionFs
+from sessionfs_s3 import Fenced, SessionFs, Unavailable
 from sessionfs_s3.sqlite import SqlError
 from sessionfs_s3.sqlite.connection import _FORK_SERVER, WorkerDatabase
 from sessionfs_s3.testing.faults import Fate, Fault, FaultyStore
@@ -159,6 +159,26 @@ async def test_a_store_that_does_not_take_it_is_busy_and_a_second_try_succeeds()
         assert (await wire.query("query", "SELECT count(*) AS n FROM t"))["rows"] == [{"n": 1}]
         assert "error" not in await wire.transaction(INSERT)
         assert await rows(fs) == ["kept", "new"]
+
+
+async def test_a_store_that_is_back_serves_the_handler_that_found_it_down() -> None:
+    url = "memory://back"
+    async with SessionFs.open(url, tenant="acme", probe=False, deadline_s=0.3) as fs:
+        store = fs._store = FaultyStore(fs._opened())
+        store.inject(Fault("LIST", Fate.LOST_REQUEST, times=10_000))
+        wire = Wire(fs)
+        assert (await wire.failure("SELECT 1"))[0] is BUSY
+        store.faults.clear()
+        await wire.provider.append_file(EVENTS, "{}\n")
+        assert "error" not in await wire.transaction("CREATE TABLE t(v)", INSERT)
+        store.inject(Fault("PUT", Fate.CONFLICT, times=10_000))
+        await wire.provider.mkdir("/workspace/d", False)
+        with pytest.raises(Unavailable):
+            await wire.provider.append_file(EVENTS, "{}\n")
+        store.faults.clear()
+        await wire.provider.append_file(EVENTS, "{}\n")
+        assert await wire.provider.exists("/workspace/d"), "the directory that nobody waited for is still to come"
+        assert await rows(fs) == ["new"]
 
 
 async def test_a_process_that_died_is_busy_and_a_second_try_succeeds(wire: Wire, fs: SessionFs) -> None:

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.sqlite import DatabaseFull, Limits, SqlError, Statement
+from sessionfs_s3.sqlite import DatabaseFull, Limits, ScratchError, SqlError, Statement, guard
 from sessionfs_s3.sqlite.guard import Guard
 from tests.sqlite.conftest import Opener
 from tests.sqlite.replica import Replica
@@ -164,7 +164,7 @@ def test_allowed(table: Replica, sql: str) -> None:
 def guarded(tmp_path: Path) -> Iterator[apsw.Connection]:
     with closing(apsw.Connection(str(tmp_path / "guarded.db"), statementcachesize=0)) as connection:
         connection.execute("CREATE TABLE t(v)")
-        Guard(Limits(), lambda: 0.0, lambda: False).install(connection)
+        Guard(tmp_path, Limits(), lambda: 0.0, lambda: False).install(connection)
         yield connection
 
 
@@ -348,6 +348,16 @@ def test_database_size(opened: Opener) -> None:
                      " INSERT INTO t SELECT hex(zeroblob(1000)) FROM n")  # fmt: skip
         database.run("DELETE FROM t WHERE v <> 'kept'")
     assert unharmed(database)
+
+
+def test_a_full_disk_is_not_a_full_database(database: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    database.exec("CREATE TABLE t(v)")
+    fill = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) INSERT INTO t SELECT zeroblob(4000000) FROM n"
+    )
+    monkeypatch.setattr(guard, "_free_bytes", lambda _: 4096)
+    with pytest.raises(ScratchError, match="database or disk is full"):
+        database.run(fill)
 
 
 def test_change_size(opened: Opener) -> None:

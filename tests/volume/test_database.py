@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.errors import CommitUnknown, Fenced
+from sessionfs_s3.errors import Closed, CommitUnknown, Fenced
 from sessionfs_s3.sqlite import ScratchError, SqlError, Statement, WorkerHost
 from sessionfs_s3.sqlite.connection import _FORK_SERVER, WorkerDatabase
 from sessionfs_s3.testing.faults import Fate, Fault, FaultyStore
 from sessionfs_s3.volume import Environment, Volume, database
 from sessionfs_s3.volume.cache import ContentCache
+from sessionfs_s3.volume.environment import system_environment
 from tests.volume.conftest import OpenVolume, eventually
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*), 1 FROM n"
@@ -190,3 +191,34 @@ async def test_a_copy_is_never_made_of_two_states(
     checked = await reader.sqlite_query("query", "PRAGMA integrity_check")
     assert checked is not None
     assert checked.rows == ({"integrity_check": "ok"},)
+
+
+async def test_foreign_keys_stay_as_they_were_set_when_the_copy_is_made_anew(open_volume: OpenVolume) -> None:
+    volume = await open_volume()
+    await volume.sqlite_query(
+        "exec",
+        "CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);"
+        "CREATE TABLE c(p REFERENCES p(id) ON DELETE CASCADE); INSERT INTO c VALUES (1)",
+    )
+    await volume.sqlite_query("run", "PRAGMA foreign_keys = OFF")
+    copy = volume._database._copy
+    assert isinstance(copy, WorkerDatabase)
+    await copy.aclose()
+    await volume.sqlite_query("exec", "DROP TABLE p")
+    result = await volume.sqlite_query("query", "SELECT count(*) AS n FROM c")
+    assert result is not None
+    assert result.rows == ({"n": 1},), "nothing was deleted with its parent"
+
+
+async def test_closing_does_not_wait_for_a_copy_that_is_being_made(store: FaultyStore, open_volume: OpenVolume) -> None:
+    volume = await open_volume(snapshot_commits=1, seal_bytes_min=1)
+    await volume.sqlite_query("exec", "CREATE TABLE t AS SELECT zeroblob(100000) AS v")
+    await volume.append_file("/log", "x")
+    await eventually(lambda: any(key.endswith(".s") for _, key in store.requests))
+    reader = await open_volume(read_only=True, environment=replace(system_environment(), cache=ContentCache(0)))
+    fault = store.inject(Fault("GET", key="/blob/", gate=asyncio.Event()))
+    looking = asyncio.create_task(reader.sqlite_query("query", "SELECT 1"))
+    await fault.reached.wait()
+    await asyncio.wait_for(reader.aclose(), 0.9)  # the store would be waited for a second
+    with pytest.raises(Closed):
+        await looking

@@ -67,7 +67,7 @@ class LocalDatabases:
         """Return a machine's host, whose work takes as long as *run_in_thread* says; *rng* chooses the *kills*."""
         return LocalHost(self, run_in_thread, rng, kills)
 
-    def open(self, image: Sequence[bytes], limits: Limits) -> ScratchDatabase:
+    def open(self, image: Sequence[bytes], limits: Limits, *, foreign_keys: bool = True) -> ScratchDatabase:
         """Open a database in a directory of its own."""
         if self._directory is None:
             place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
@@ -76,7 +76,7 @@ class LocalDatabases:
         self._count += 1
         directory = self._directory / str(self._count)
         directory.mkdir(mode=0o700)
-        database = ScratchDatabase.open(image or None, directory=directory, limits=limits)
+        database = ScratchDatabase.open(image or None, directory=directory, limits=limits, foreign_keys=foreign_keys)
         self._stack.callback(database.close)
         return database
 
@@ -101,10 +101,10 @@ class LocalHost:
         self._rng = rng
         self._kills = kills
 
-    async def open(self, image: AsyncIterable[bytes], limits: Limits) -> LocalDatabase:
+    async def open(self, image: AsyncIterable[bytes], limits: Limits, *, foreign_keys: bool = True) -> LocalDatabase:
         """Open a database; see :class:`~sessionfs_s3.sqlite.DatabaseHost`."""
         chunks = [chunk async for chunk in image]
-        opened = await self._run_in_thread(lambda: self._databases.open(chunks, limits))
+        opened = await self._run_in_thread(lambda: self._databases.open(chunks, limits, foreign_keys=foreign_keys))
         return LocalDatabase(opened, self._run_in_thread, self._rng, self._kills)
 
 
@@ -114,6 +114,7 @@ class LocalDatabase:
     def __init__(self, opened: ScratchDatabase, run_in_thread: RunInThread, rng: random.Random, kills: Kills) -> None:
         """Run the calls on *opened*."""
         self.lost = False
+        self.foreign_keys = opened.foreign_keys
         self._opened = opened
         self._run_in_thread = run_in_thread
         self._rng = rng
@@ -150,4 +151,5 @@ class LocalDatabase:
             self.lost = True
             raise Killed("the process of the database was killed")
         self.lost = self._rng.random() < self._kills.after
+        self.foreign_keys = self._opened.foreign_keys
         return answer

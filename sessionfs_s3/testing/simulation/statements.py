@@ -53,7 +53,7 @@ _FAILURES: Final = (
     "INSERT INTO counter VALUES (NULL)",
     "INSERT INTO log(id, record) SELECT id, record FROM log",
     "SELEC 1",
-    "ATTACH DATABASE 'other' AS other",
+    "ATTACH DATABASE ':memory:' AS other",
     "SAVEPOINT here",
     "BEGIN",
 )
