@@ -35,15 +35,12 @@ def check_request(statements: Sequence[Statement], limits: Limits) -> None:
     size = 0
     for statement in statements:
         _check_kind(statement)
-        sql: object = statement.sql
-        params: object = statement.params
-        if not isinstance(sql, str):
-            raise InvalidInput("SQL text", sql, "must be a string")
-        if not isinstance(params, Mapping | None):
-            raise InvalidInput("SQL parameters", params, "must be a mapping from names to values")
-        if len(sql) > limits.sql_bytes_max:
+        _check_type("SQL text", statement.sql, str, "must be a string")
+        params = {} if statement.params is None else statement.params
+        _check_type("SQL parameters", params, Mapping, "must be a mapping from names to values")
+        if len(statement.sql) > limits.sql_bytes_max:
             raise _too_long(limits)
-        size += utf8_bytes(sql) + _params_bytes(statement.params or {}, limits)
+        size += utf8_bytes(statement.sql) + _params_bytes(params, limits)
     if size > limits.request_bytes_max:
         raise SqlError(f"SQL text and parameters take more than {limits.request_bytes_max:,} bytes", "limit")
 
@@ -53,14 +50,17 @@ def _params_bytes(params: Mapping[str, Parameter], limits: Limits) -> int:
         raise SqlError(f"a statement has {len(params):,} parameters; {_PARAMETERS_MAX:,} may be", "limit")
     size = 0
     for name, value in params.items():
-        given: object = name
-        if not isinstance(given, str):
-            raise InvalidInput("SQL parameter name", given, "must be a string")
+        _check_type("SQL parameter name", name, str, "must be a string")
         length = utf8_bytes(value) if isinstance(value, str) else len(value) if isinstance(value, bytes) else 8
         if length > limits.value_bytes_max:
             raise SqlError(f"the parameter {shown(name)} is longer than {limits.value_bytes_max:,} bytes", "limit")
         size += len(name) + length
     return size
+
+
+def _check_type(what: str, value: object, kind: type[object], rule: str) -> None:
+    if not isinstance(value, kind):
+        raise InvalidInput(what, value, rule)
 
 
 def _check_kind(statement: Statement) -> None:
