@@ -121,7 +121,10 @@ class _Story:
             outcomes = await a.haunt()
             say(f"A's ghost appends to the conversation and writes a file: {' and '.join(outcomes)}")
             check(outcomes == ["Fenced", "Fenced"], "both of the ghost's writes raise Fenced")
-            check(await self._head() == before, "nothing of the ghost's was stored")
+            # The runtime itself appends now and then: what counts is whose the commits since are, and what they hold.
+            after = await self._head()
+            same = (after.writer, after.epoch) == (before.writer, before.epoch)
+            check(same and not await self._holds_a_ghost(), "nothing of the ghost's was stored")
             answer = await ask(session, self.later[1].prompt)
             say(f'B  "{self.later[1].prompt}"  ->  "{answer}"')
             costs.step(f"turn: {self.later[1].title}")
@@ -181,6 +184,13 @@ class _Story:
             fs.volume(self.session_id, read_only=True) as volume,
         ):
             return volume.head
+
+    async def _holds_a_ghost(self) -> bool:
+        async with (
+            SessionFs.open(self.url, tenant=TENANT) as fs,
+            fs.volume(self.session_id, read_only=True) as volume,
+        ):
+            return await volume.exists(script.GHOST_PATH) or script.GHOST_LINE in await volume.read_file(EVENTS_PATH)
 
     async def _compare(self, what: str) -> None:
         """Check that the stored conversation is exactly what was acknowledged."""

@@ -36,7 +36,7 @@ def check_request(statements: Sequence[Statement], limits: Limits) -> None:
     for statement in statements:
         _check_kind(statement)
         _check_type("SQL text", statement.sql, str, "must be a string")
-        params = {} if statement.params is None else statement.params
+        params: Mapping[str, Parameter] = {} if statement.params is None else statement.params
         _check_type("SQL parameters", params, Mapping, "must be a mapping from names to values")
         if len(statement.sql) > limits.sql_bytes_max:
             raise _too_long(limits)
@@ -51,7 +51,9 @@ def _params_bytes(params: Mapping[str, Parameter], limits: Limits) -> int:
     size = 0
     for name, value in params.items():
         _check_type("SQL parameter name", name, str, "must be a string")
-        length = utf8_bytes(value) if isinstance(value, str) else len(value) if isinstance(value, bytes) else 8
+        length = len(value) if isinstance(value, (str, bytes)) else 8
+        if isinstance(value, str) and length <= limits.value_bytes_max:
+            length = utf8_bytes(value)
         if length > limits.value_bytes_max:
             raise SqlError(f"the parameter {shown(name)} is longer than {limits.value_bytes_max:,} bytes", "limit")
         size += len(name) + length

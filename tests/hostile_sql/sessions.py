@@ -33,7 +33,6 @@ Params = dict[str, "float | str | None"]
 _LEAK_S = 5.0  # how long what a closed session held may take to go
 _TICK_S = 0.02
 _numbers = itertools.count()
-_warmed: list[bool] = []
 
 
 def statement(sql: str, kind: Kind = "run", params: Params | None = None) -> SessionFSSqliteTransactionStatement:
@@ -201,11 +200,9 @@ async def open_world(url: str, call_s: float = CALL_S, **settings: object) -> As
 
 
 async def _warm_up(settings: Mapping[str, object]) -> None:
-    """Start what a process keeps for all its sessions, so that it is no leak of the first test's."""
-    if not _warmed:
-        async with SessionFs.open(f"memory://warm-{next(_numbers)}", tenant="acme", **settings) as fs:
-            await (await Session.begin(fs, "first")).rows("SELECT 1")
-        _warmed.append(True)
+    """Start what a process keeps for all its sessions, and other tests may have ended: it is no leak of this one's."""
+    async with SessionFs.open(f"memory://warm-{next(_numbers)}", tenant="acme", **settings) as fs:
+        await (await Session.begin(fs, "first")).rows("SELECT 1")
 
 
 async def _nothing_is_left(world: World, descriptors: Mapping[str, str], before: set[processes.Process]) -> None:
