@@ -20,11 +20,10 @@ from benchmarks.harness.exchanges import Exchange, by_verb, round_trips
 from benchmarks.harness.lab import TENANT, Lab, Sizes, say
 from benchmarks.harness.proxy import DelayProxy, delay_proxy
 from benchmarks.harness.report import Row
+from benchmarks.harness.settle import settle
 from benchmarks.harness.todos import COUNTS, TodoList
 from benchmarks.questions.sql import database_sizes, grow, size_name
 from sessionfs_s3 import SessionFs
-from sessionfs_s3.format import Kind, SessionKeys, parse_log_name
-from sessionfs_s3.store import open_store
 
 NAME = "restore"
 _SEED: Final = 10
@@ -37,7 +36,6 @@ _SCATTERED_COMMITS: Final = 200
 _ROUND_TRIP_S: Final = 0.4
 """As where openings are counted: longer than a client needs to send all that it can send at once."""
 
-_SETTLING_MAX: Final = 6
 _AT_ONCE: Final = "written at once"
 _GROWN: Final = "grown"
 _WITHOUT: Final = "without"
@@ -67,7 +65,7 @@ async def run(lab: Lab, sizes: Sizes) -> list[Row]:
     settings = {**sizes.settings, "snapshot_commits": "1"}
     async with SessionFs.open(lab.direct(prefix), tenant=TENANT, **settings) as fs:
         for name in expected:
-            await _settle(fs, lab.direct(prefix), _session(name))
+            await settle(fs, lab.direct(prefix), _session(name))
     seen = {name: _Seen() for name in expected}
     for _ in range(sizes.restores):
         for name, each in seen.items():
@@ -104,24 +102,6 @@ async def _build(fs: SessionFs, name: str, size: int) -> dict[str, int]:
     counts = todos.counts()
     todos.close()
     return counts
-
-
-async def _settle(fs: SessionFs, url: str, session: str) -> None:
-    """Have *session* end with a snapshot, so that whatever it holds, opening it reads equally many objects."""
-    keys = SessionKeys.of(TENANT, session)
-    store = await open_store(url)
-    try:
-        for _ in range(_SETTLING_MAX):
-            async with fs.volume(session) as volume:
-                await volume.append_file(EVENTS_PATH, "{}\n")
-            page = await store.list(keys.log, limit=2)
-            names = [parse_log_name(entry.key.removeprefix(keys.log)) for entry in page.entries]
-            head = max(name.sequence for name in names if name is not None)
-            if any(name is not None and name.kind is Kind.SNAPSHOT and name.sequence == head for name in names):
-                return
-    finally:
-        await store.aclose()
-    raise RuntimeError(f"{session} has no snapshot of its last commit")
 
 
 async def _resume(lab: Lab, prefix: str, name: str, expected: Mapping[str, int], *, seen: _Seen, sizes: Sizes) -> None:

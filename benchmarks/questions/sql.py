@@ -14,6 +14,7 @@ from typing import Final
 from benchmarks.harness.exchanges import Exchange, uncompressed_bytes
 from benchmarks.harness.lab import TENANT, Lab, Sizes, say
 from benchmarks.harness.report import Row
+from benchmarks.harness.settle import settle
 from benchmarks.harness.todos import COUNTS, TodoList
 from benchmarks.questions.sql_rivals import Run, Work, clocked, cut_off_rows, measured
 from sessionfs_s3 import SessionFs, Volume
@@ -65,6 +66,9 @@ async def _size_rows(lab: Lab, sizes: Sizes, size: int) -> list[Row]:
         fs.volume("sql") as volume,
     ):
         commits = await grow(volume, todos, size)
+    # What it was built of is sealed now, and not while the commits are counted.
+    async with SessionFs.open(lab.direct(prefix), tenant=TENANT, **{**sizes.settings, "snapshot_commits": "1"}) as fs:
+        await settle(fs, lab.direct(prefix), "sql")
     say(f"sql: {size_name(size)} in {commits} commits, built in {time.perf_counter() - started_s:.0f} s")
     image = todos.image()
     few = [todos.change() for _ in range(sizes.sql_rival_commits)]
