@@ -18,8 +18,8 @@ PAGES_CHUNK_BYTES: Final = 8 * 1024
 """Size of every chunk of a database but the last, two of its pages.
 
 A chunk in which a page was written is stored anew with the next snapshot, and each chunk costs a snapshot 20 bytes. At
-10 MB, with one small statement a commit, a commit costs 52 kB with chunks of 64 KiB, 26 kB with 16 KiB and 15 kB with
-these (``make bench ARGS=sql``); 4 KiB would save some more, and the largest database would have too many of them.
+10 MB, with one small statement a commit, a commit costs 38 kB with chunks of 64 KiB, 11 kB with 16 KiB and 8 kB with
+these (``make bench ARGS=sql``); with 4 KiB the largest database would have too many of them.
 """
 
 DIGEST_BYTES: Final = 16

@@ -11,6 +11,7 @@ not do to its users, and they unpickle what they are sent.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import signal
@@ -118,6 +119,9 @@ class ForkServer:
 
 
 def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    if not sys.executable or getattr(sys, "frozen", False):
+        # A program that was packed as one file would start itself.
+        raise OSError(errno.ENOSYS, f"the Python interpreter {sys.executable!r} cannot be started")
     mine, theirs = socket.socketpair()
     paths = dict.fromkeys(str(Path(str(module.__file__)).resolve().parents[1]) for module in (errors, apsw))
     try:

@@ -20,6 +20,7 @@ from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.sqlite import DatabaseChange, DatabaseFull, Limits, ScratchError, SqlError, Statement, WorkerHost
 from sessionfs_s3.sqlite import connection as connection_module
 from sessionfs_s3.sqlite.connection import _FORK_SERVER, WorkerDatabase
+from sessionfs_s3.sqlite.forkserver import ForkServer
 from sessionfs_s3.sqlite.wire import PART_BYTES, Done, Frame, FrameKind, change_frames, result_frames
 from sessionfs_s3.sqlite.worker import _Wire
 from tests.sqlite.replica import Replica
@@ -171,6 +172,13 @@ async def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         await host.open(chunks(), Limits())
     (tmp_path / "missing").mkdir()
     await (await host.open(chunks(), Limits())).aclose()
+
+
+async def test_a_program_without_an_interpreter_is_told_so(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_FORK_SERVER", ForkServer())
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(ScratchError, match=r"no process for .*: the Python interpreter .* cannot be started"):
+        await WorkerHost(directory=scratch).open(chunks(), Limits())
 
 
 async def test_an_image_that_cannot_be_read_leaves_nothing(scratch: Path) -> None:
