@@ -184,6 +184,7 @@ async def open_world(url: str, call_s: float = CALL_S, **settings: object) -> As
     files_before = set(processes.open_files().values())
     descriptors_before = processes.own_descriptors()
     processes_before = processes.descendants()
+    zombies_before = processes.zombies()
     async with AsyncExitStack() as opened:
         acme = await opened.enter_async_context(SessionFs.open(url, tenant="acme", **settings))
         other = await opened.enter_async_context(SessionFs.open(url, tenant="umbrella", **settings))
@@ -196,7 +197,7 @@ async def open_world(url: str, call_s: float = CALL_S, **settings: object) -> As
         world.look()
         yield world
         world.look()
-    await _nothing_is_left(world, descriptors_before, processes_before)
+    await _nothing_is_left(world, descriptors_before, processes_before, zombies_before)
 
 
 async def _warm_up(settings: Mapping[str, object]) -> None:
@@ -205,14 +206,17 @@ async def _warm_up(settings: Mapping[str, object]) -> None:
         await (await Session.begin(fs, "first")).rows("SELECT 1")
 
 
-async def _nothing_is_left(world: World, descriptors: Mapping[str, str], before: set[processes.Process]) -> None:
+async def _nothing_is_left(
+    world: World, descriptors: Mapping[str, str], before: set[processes.Process], zombies: set[int]
+) -> None:
     def left() -> dict[str, object]:
         now = processes.own_descriptors()
         running = {process for process in world.seen if processes.lives(process)} | processes.descendants()
         found: dict[str, object] = {
             # One process may stand for all sessions, and be started again if it died.
             "processes": running - before if len(running) > len(before) else None,
-            "zombies": processes.zombies(),
+            # What ran before the test, another test's, may end while it runs.
+            "zombies": processes.zombies() - zombies - {process.pid for process in before},
             "descriptors": {number: now[number] for number in now.keys() - descriptors.keys()},
             "files": [path for path in {*world.scratch, *world.secrets} if _stands(path)],
         }
