@@ -220,9 +220,11 @@ class _Server:
             os._exit(status)
 
     def _reap(self, *_signal: object) -> None:
-        while self._workers:
-            ended, _status = os.waitpid(-1, os.WNOHANG)
-            if not ended:
-                return
-            _number, directory = self._workers.pop(ended)
-            shutil.rmtree(directory, ignore_errors=True)
+        # The signal may come again in the middle of this: the inner call meets what the outer one has not noted yet.
+        with suppress(ChildProcessError):
+            while True:
+                ended, _status = os.waitpid(-1, os.WNOHANG)
+                if not ended:
+                    return
+                _number, directory = self._workers.pop(ended)
+                shutil.rmtree(directory, ignore_errors=True)

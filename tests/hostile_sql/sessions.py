@@ -215,8 +215,7 @@ async def _nothing_is_left(
         found: dict[str, object] = {
             # One process may stand for all sessions, and be started again if it died.
             "processes": running - before if len(running) > len(before) else None,
-            # What ran before the test, another test's, may end while it runs.
-            "zombies": processes.zombies() - zombies - {process.pid for process in before},
+            "zombies": processes.zombies() - zombies,
             "descriptors": {number: now[number] for number in now.keys() - descriptors.keys()},
             "files": [path for path in {*world.scratch, *world.secrets} if _stands(path)],
         }

@@ -417,6 +417,20 @@ async def test_nothing_survives_a_host_that_is_killed_in_the_middle_of_a_long_st
     await eventually(lambda: left(tmp_path) == [])
 
 
+async def test_workers_that_end_by_the_dozen_do_not_end_the_fork_server(scratch: Path) -> None:
+    host = WorkerHost(directory=scratch)
+    await (await host.open(chunks(), Limits())).aclose()
+    assert _FORK_SERVER._process is not None
+    server = _FORK_SERVER._process.pid
+    for _ in range(20):
+        databases = await asyncio.gather(*(host.open(chunks(), Limits()) for _ in range(6)))
+        pids = [process_of(database) for database in databases]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*(database.aclose() for database in databases))
+    assert is_running(server)
+
+
 async def test_a_fork_server_that_is_stopped_stops_nobody_for_ever(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
