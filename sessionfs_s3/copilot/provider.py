@@ -54,6 +54,7 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         """Serve the session *owned*; ``SessionFs.handler`` makes one for each create and resume."""
         self._owned = owned
         self._settings = settings
+        self._limits = settings.volume_options().database
         self._events = parse(f"{settings.session_state_path}/{EVENTS_NAME}")
         self._born = settings.durability == "strict"
         owned.hand_to(self)
@@ -168,7 +169,7 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         try:
             volume = await self._volume()
             # Before anything is made of them: the event loop has others to serve.
-            check_count(len(statements), self._settings.volume_options().database)
+            check_count(len(statements), self._limits)
             try:
                 results = await volume.sqlite_transaction(
                     [Statement(each.query_type.value, each.query, each.params) for each in statements],

@@ -120,7 +120,7 @@ class WorkerDatabase:
             first = await anext(chunks, b"")  # the store is asked while the process starts
             await asyncio.wait([forking])
         except BaseException:
-            forking.add_done_callback(_close)
+            forking.add_done_callback(_let_go)
             raise
         try:
             number, mine = forking.result()
@@ -340,7 +340,7 @@ def _runs(size: int, extents: Sequence[tuple[int, bytes]]) -> tuple[tuple[int, b
     return tuple((offset, b"".join(contents)) for offset, contents in runs)
 
 
-def _close(forking: asyncio.Future[tuple[int, socket.socket]]) -> None:
+def _let_go(forking: asyncio.Future[tuple[int, socket.socket]]) -> None:
     """Let a worker go that nobody waits for any more."""
     if not forking.cancelled() and forking.exception() is None:
         forking.result()[1].close()

@@ -7,6 +7,7 @@ call may; its environment is empty, and it has none of its host's descriptors. I
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -141,15 +142,10 @@ def _open(wire: _Wire, directory: Path, limits: Limits, *, foreign_keys: bool) -
     """Receive the image and open the database; return None when that failed, once the host is told why."""
     image = _image(wire)
     first = next(image, None)
-
-    def chunks(first: bytes) -> Iterator[bytes]:
-        yield first
-        yield from image
-
     try:
         directory.mkdir(mode=0o700)
         opened = ScratchDatabase.open(
-            None if first is None else chunks(first),
+            None if first is None else itertools.chain((first,), image),
             directory=directory,
             limits=limits,
             interrupted=wire.interrupted,

@@ -175,6 +175,7 @@ async def test_what_may_be_answered_does_nothing(world: World, host: Path, sql: 
     """A plan is not carried out, and bytes that pretend to be a pointer are not followed."""
     async with watched(world) as watch:
         await watch.ends(world.attacker.call("query", sql.format(new=host / "new.db")))
+    assert [each.name for each in host.iterdir()] == ["host.db"]  # noqa: ASYNC240  # one look at a folder of one file
 
 
 HIDDEN = [
