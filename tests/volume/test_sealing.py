@@ -188,7 +188,8 @@ async def test_sealed_chunks_leave_memory_while_several_append(store: RecordingS
     await asyncio.gather(*writers)
     assert isinstance(node, File)
     held = sum(chunk.size for chunk in node.content.chunks if not isinstance(chunk.body, Place))
-    assert held < 3 * MIB, f"{held} of {node.content.size} bytes are still here"
+    # What came while the last snapshot was being written, which is more where the machine is busy.
+    assert held < node.content.size / 8, f"{held} of {node.content.size} bytes are still here"
 
 
 async def _in_blobs(open_volume: OpenVolume, store: RecordingStore, **options: object) -> Volume:
