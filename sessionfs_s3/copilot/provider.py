@@ -182,7 +182,7 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
                 ambiguous = SessionFSSqliteTransactionErrorClass.POST_COMMIT_AMBIGUOUS
                 raise SessionFsSqliteTransactionFailure(str(error), ambiguous) from error
         except (ScratchError, Unavailable, InUse) as error:
-            if self._has_failed():
+            if self.failure is not None:
                 raise
             again = SessionFSSqliteTransactionErrorClass.BUSY_OR_LOCKED
             raise SessionFsSqliteTransactionFailure(str(error), again) from error
@@ -194,6 +194,14 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
             return await (await self._volume()).sqlite_exists()
         except SessionFsError:
             return True
+
+    @property
+    def failure(self) -> SessionFsError | None:
+        """Why no call will succeed any more; None while the session is in order, or not loaded yet."""
+        loading = self._loading
+        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
+            return None
+        return loading.result().failure
 
     async def ready(self) -> None:
         """Wait until the session is loaded.
@@ -212,13 +220,6 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         volume = await asyncio.shield(self._loading)
         self._owned.check(self)
         return volume
-
-    def _has_failed(self) -> bool:
-        """Return whether the session is loaded, and its volume has failed since: no call will succeed any more."""
-        loading = self._loading
-        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
-            return False
-        return loading.result().failure is not None
 
     async def _load(self) -> Volume:
         volume = await self._owned.enter(self)

@@ -48,6 +48,7 @@ class SessionFs:
         self._settings = settings
         self._environment = environment
         self._store: Store | None = None
+        self._owns_store = True
         self._owned: dict[str, OwnedSession] = {}
         self.requests = RequestLog(kind=_kind)
         self.config: SessionFsConfig = {
@@ -71,6 +72,19 @@ class SessionFs:
         """
         loaded = Settings.load(**settings)
         return cls(url, tenant, loaded, system_environment(sqlite_processes=loaded.sqlite_processes))
+
+    def of_tenant(self, tenant: str) -> SessionFs:
+        """Return the session file system of another tenant in the same store, open for as long as this one is.
+
+        It shares this one's connections, counts of requests, cache and SQL processes; closing it closes its sessions.
+
+        Raises:
+            InvalidInput: the tenant breaks a rule.
+            Closed: this session file system is not open.
+        """
+        other = SessionFs(self._url, tenant, self._settings, self._environment)
+        other._store, other._owns_store, other.requests = self._opened(), False, self.requests
+        return other
 
     def handler(self, session: CopilotSession) -> SessionProvider:
         """Return the provider for *session*: the SDK's ``create_session_fs_handler``.
@@ -140,7 +154,7 @@ class SessionFs:
         self._owned.clear()
         outcomes = await asyncio.gather(*(each.aclose() for each in owned), return_exceptions=True)
         store, self._store = self._store, None
-        if store is not None:
+        if store is not None and self._owns_store:
             await store.aclose()
         failures = [each for each in outcomes if isinstance(each, Exception)]
         if failures:

@@ -33,7 +33,8 @@ from copilot.session_events import AssistantMessageData, ToolExecutionCompleteDa
 
 from sessionfs_s3.copilot import SessionFs, SessionProvider
 from sessionfs_s3.testing.model import MODEL_NAME
-from sessionfs_s3.testing.runtime import RuntimeProcess, start_runtime
+from sessionfs_s3.gateway.process import RuntimeProcess
+from sessionfs_s3.testing.runtime import connect_client, start_runtime
 
 TOOLS: Final = ("create", "view", "edit", "sql")
 """The built-in tools that work in the session file system; the others would see the host's disk."""
@@ -257,7 +258,7 @@ async def start_replica(
     """
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(start_runtime(executable, debounce_ms=debounce_ms))
-        client = await stack.enter_async_context(runtime.client(fs.config))
+        client = await stack.enter_async_context(connect_client(runtime, fs.config))
         yield Replica(runtime, client, fs, model, on_served)
 
 

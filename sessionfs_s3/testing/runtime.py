@@ -7,20 +7,14 @@ the caller's variables but ``PATH``.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import re
-import secrets
-import shutil
-import signal
-import tempfile
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sessionfs_s3.gateway.process import RuntimeProcess, start_process
+from sessionfs_s3.gateway.process import RuntimeUnavailable as RuntimeUnavailable
 from sessionfs_s3.testing.fetched import NPM_DEADLINE_S, cache_directory, locked, npm_install
 
 if TYPE_CHECKING:  # importing the SDK takes seconds, and finding the runtime needs nothing of it but a path
@@ -35,13 +29,13 @@ DEBOUNCE_VARIABLE: Final = "COPILOT_SESSIONFS_FLUSH_DEBOUNCE_MS"
 """How long the runtime gathers events before it appends them; its default is 100. A turn's end never waits for it."""
 
 INSTALL_DEADLINE_S: Final = NPM_DEADLINE_S
-START_DEADLINE_S: Final = 60.0
-_OUTPUT_LINES_MAX: Final = 200
-_LISTENING: Final = re.compile(r"listening on port (\d+)")
 
-
-class RuntimeUnavailable(RuntimeError):
-    """There is no Copilot runtime here, and none can be had; the message says why and what would help."""
+OFFLINE: Final = {
+    "COPILOT_OFFLINE": "true",
+    "COPILOT_MODEL": "scripted",
+    "COPILOT_PROVIDER_BASE_URL": "http://127.0.0.1:9/v1",
+}
+"""No network but the model of each session; this mode asks for a default model, which no session here uses."""
 
 
 def find_runtime() -> Path:
@@ -97,106 +91,6 @@ def _installed(home: Path) -> Path | None:
     return executables[0] if executables else None
 
 
-class RuntimeProcess:
-    """One headless runtime process, listening on loopback.
-
-    Attributes:
-        port: where it listens.
-        home: its private directory: home, state and temporary files; empty when it started.
-    """
-
-    def __init__(self, process: asyncio.subprocess.Process, home: Path, token: str) -> None:
-        """Use :func:`start_runtime`."""
-        self._process = process
-        self._token = token
-        self._output: deque[str] = deque(maxlen=_OUTPUT_LINES_MAX)
-        self._draining: asyncio.Task[None] | None = None
-        self.port = 0
-        self.home = home
-
-    @property
-    def pid(self) -> int:
-        """Its process id; the runtime is one process."""
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.returncode is None
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, ``-9`` after SIGKILL; None while it runs."""
-        return self._process.returncode
-
-    @property
-    def output(self) -> str:
-        """The last lines that it printed."""
-        return "".join(self._output)
-
-    async def kill(self) -> None:
-        """End it with SIGKILL, and wait until it is gone."""
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        await self.wait()
-
-    async def wait(self) -> None:
-        """Wait until it has ended, whoever ends it."""
-        await self._process.wait()
-        if self._draining is not None:
-            await self._draining
-
-    @asynccontextmanager
-    async def client(self, session_fs: SessionFsConfig) -> AsyncGenerator[CopilotClient]:
-        """Connect an SDK client in "empty" mode, which serves *session_fs* to this runtime: one client per runtime.
-
-        Disconnect sessions before leaving: the SDK forgets them first, and the runtime's last append would fail.
-        """
-        from copilot import CopilotClient, RuntimeConnection
-
-        connection = RuntimeConnection.for_uri(f"127.0.0.1:{self.port}", connection_token=self._token)
-        client = CopilotClient(mode="empty", session_fs=session_fs, connection=connection)
-        try:
-            await client.start()
-            yield client
-        finally:
-            await client.force_stop()
-
-    async def listen(self) -> None:
-        """Wait until it says where it listens, then keep its output flowing.
-
-        Raises:
-            RuntimeUnavailable: it ended, or said nothing for a minute.
-        """
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                while not self.port:
-                    line = await self._line()
-                    if line is None:
-                        raise RuntimeUnavailable(f"the runtime ended before it listened: {self.output[-2000:]}")
-                    if match := _LISTENING.search(line):
-                        self.port = int(match[1])
-        except TimeoutError:
-            raise RuntimeUnavailable(
-                f"the runtime did not listen within {START_DEADLINE_S:.0f} s: {self.output[-2000:]}"
-            ) from None
-        self._draining = asyncio.create_task(self._drain())
-
-    async def _line(self) -> str | None:
-        assert self._process.stdout is not None
-        try:
-            line = (await self._process.stdout.readline()).decode(errors="replace")
-        except ValueError:  # a line longer than the reader's limit: of no interest
-            line = "…\n"
-        self._output.append(line)
-        return line or None
-
-    async def _drain(self) -> None:
-        while await self._line() is not None:
-            pass
-
-
 @asynccontextmanager
 async def start_runtime(
     executable: Path, *, debounce_ms: int | None = None, extra: Mapping[str, str] | None = None
@@ -211,52 +105,30 @@ async def start_runtime(
     Raises:
         RuntimeUnavailable: it does not start.
     """
-    home = Path(tempfile.mkdtemp(prefix="copilot-runtime-"))
-    token = secrets.token_hex(16)
-    environment = _environment(home, token)
+    environment = dict(OFFLINE)
     if debounce_ms is not None:
         environment[DEBOUNCE_VARIABLE] = str(debounce_ms)
-    environment |= extra or {}
-    script = ["node"] if executable.suffix == ".js" else []
-    arguments = ["--headless", "--no-auto-update", "--no-auto-login", "--log-level", "error"]
+    async with start_process(executable, cache=unpacked(), extra={**environment, **(extra or {})}) as runtime:
+        yield runtime
+
+
+@asynccontextmanager
+async def connect_client(runtime: RuntimeProcess, session_fs: SessionFsConfig) -> AsyncGenerator[CopilotClient]:
+    """Connect an SDK client in "empty" mode, which serves *session_fs* to *runtime*: one client per runtime.
+
+    Disconnect sessions before leaving: the SDK forgets them first, and the runtime's last append would fail.
+    """
+    from copilot import CopilotClient, RuntimeConnection
+
+    connection = RuntimeConnection.for_uri(f"127.0.0.1:{runtime.port}", connection_token=runtime.token)
+    client = CopilotClient(mode="empty", session_fs=session_fs, connection=connection)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *script,
-            str(executable),
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            cwd=home,
-        )
-        runtime = RuntimeProcess(process, home, token)
-        try:
-            await runtime.listen()
-            yield runtime
-        finally:
-            await asyncio.shield(runtime.kill())
+        await client.start()
+        yield client
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        await client.force_stop()
 
 
-def _environment(home: Path, token: str) -> dict[str, str]:
-    """Return the variables of a runtime that keeps to itself: nothing of the caller's but ``PATH``."""
-    temporary = home / "tmp"
-    temporary.mkdir()
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": "C.UTF-8",
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "COPILOT_HOME": str(home / "copilot"),
-        # The executable unpacks its own code here, 235 MB: once, not into every private home.
-        "XDG_CACHE_HOME": str(cache_directory() / "runtime-unpacked"),
-        "COPILOT_CONNECTION_TOKEN": token,
-        "COPILOT_AUTO_UPDATE": "false",
-        "COPILOT_DISABLE_KEYTAR": "1",
-        # No network but the model of each session; this mode asks for a default model, which no session here uses.
-        "COPILOT_OFFLINE": "true",
-        "COPILOT_MODEL": "scripted",
-        "COPILOT_PROVIDER_BASE_URL": "http://127.0.0.1:9/v1",
-    }
+def unpacked() -> Path:
+    """Return where the executable unpacks its own code, 235 MB: once, not into every private home."""
+    return cache_directory() / "runtime-unpacked"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import io
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +12,7 @@ from sessionfs_s3.format import unpack_chunk
 from sessionfs_s3.fs import Blob, Body, Chunk, Content, Place, bytes_of, source_of
 from sessionfs_s3.volume.cache import CacheKey
 from sessionfs_s3.volume.environment import all_of
+from sessionfs_s3.volume.gate import ByteGate
 from sessionfs_s3.volume.session import Session
 
 _SPAN_BYTES_MAX: Final = 1024 * 1024
@@ -52,28 +51,6 @@ class _Span:
     unpacked_bytes: int
 
 
-class _ByteGate:
-    """Lets so many bytes pass side by side; who wants more than there is room for waits."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._passing = 0
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def passing(self, size: int) -> AsyncGenerator[None]:
-        """Hold *size* bytes of the room for as long as the body runs."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._passing or self._passing + size <= self._bytes_max)
-            self._passing += size
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._passing -= size
-                self._changed.notify_all()
-
-
 class ContentReader:
     """Reads the contents of one session's files."""
 
@@ -82,7 +59,7 @@ class ContentReader:
         self._session = session
         self._cache = session.environment.cache
         self._name = f"{session.store.url} {session.keys.prefix}"
-        self._gate = _ByteGate(_IN_FLIGHT_BYTES_MAX)
+        self._gate = ByteGate(_IN_FLIGHT_BYTES_MAX)
 
     async def read(self, content: Content, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes of *content* from *start* up to, not including, *stop*; clamped to its size.

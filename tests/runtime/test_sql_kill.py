@@ -144,7 +144,7 @@ async def _kill_a_backend(
             {
                 "url": url,
                 "runtime": f"127.0.0.1:{runtime.port}",
-                "token": runtime._token,
+                "token": runtime.token,
                 "model": model.url,
                 "prompt": prompt,
                 "commits": commits,

@@ -1,0 +1,165 @@
+"""JSON-RPC frames over a stream: ``Content-Length: N``, an empty line, N bytes of JSON; the framing of the SDKs.
+
+The framing is that of the Language Server Protocol's base protocol. Reading is bounded in bytes and in time before a
+byte of a body is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final, Protocol
+
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The runtime's own largest frame."""
+
+HEADER_BYTES_MAX: Final = 512
+"""The SDKs send 25 to 30 bytes; the base protocol has one more optional field, ``Content-Type``."""
+
+_LENGTH: Final = re.compile(rb"content-length: *([0-9]{1,10})", re.IGNORECASE)
+_TYPE: Final = re.compile(rb"content-type: *[\x20-\x7e]*", re.IGNORECASE)
+_BUFFER_BYTES: Final = 64 * 1024
+
+
+class FrameError(Exception):
+    """What came is no frame: the stream cannot be read on, for nobody knows where the next one begins."""
+
+
+class Budget(Protocol):
+    """What large frames share: nobody reads one before there is room for it."""
+
+    async def take(self, size: int) -> None:
+        """Wait until *size* bytes may be kept."""
+        ...
+
+    def give(self, size: int) -> None:
+        """Say that *size* bytes are kept no longer."""
+        ...
+
+
+def framed(body: bytes) -> bytes:
+    """Return *body* as a frame."""
+    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+class FrameStream:
+    """Frames over one connection. One task reads; any task may write, and waits until the peer takes what it wrote."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        frame_s_max: float | None = None,
+        stall_s_max: float | None = None,
+    ) -> None:
+        """Speak over *reader* and *writer*.
+
+        Args:
+            reader: what the peer sends.
+            writer: what the peer gets.
+            frame_bytes_max: the largest body that is read, in bytes.
+            frame_s_max: how long a frame may take from its first byte to its last, in seconds; None: for ever.
+            stall_s_max: how long the peer may take nothing of what is written, in seconds; None: for ever.
+        """
+        self._reader = reader
+        self._writer = writer
+        self._frame_bytes_max = frame_bytes_max
+        self._frame_s_max = frame_s_max
+        self._stall_s_max = stall_s_max
+        self._closed = False
+        transport = writer.transport
+        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called, or the connection is lost."""
+        return self._closed or self._writer.is_closing()
+
+    async def read(self) -> bytes | None:
+        """Return the next body; None when the peer has closed the connection between two frames.
+
+        Raises:
+            FrameError: it is no frame, is larger than allowed or took longer, or the connection ended within it.
+            OSError: the connection is broken.
+        """
+        try:
+            first = await self._reader.readexactly(1)
+        except asyncio.IncompleteReadError:
+            return None
+        try:
+            async with asyncio.timeout(self._frame_s_max):
+                length = _length(first + await self._header(), self._frame_bytes_max)
+                return await self._reader.readexactly(length)
+        except asyncio.IncompleteReadError as error:
+            raise FrameError(f"the connection ended {len(error.partial)} bytes into what was announced") from None
+        except TimeoutError:
+            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
+
+    async def write(self, body: bytes) -> None:
+        """Send *body* as a frame, and wait while the peer is behind.
+
+        Raises:
+            OSError: the connection is lost; ConnectionAbortedError when the peer took nothing for too long.
+        """
+        self.post(body)
+        await self.drain()
+
+    def post(self, body: bytes) -> None:
+        """Send *body* as a frame without waiting. Raises ConnectionResetError when the connection is closed."""
+        if self.closed:
+            raise ConnectionResetError("the connection is closed")
+        if len(body) < _BUFFER_BYTES:
+            self._writer.write(framed(body))
+        else:
+            self._writer.writelines((b"Content-Length: %d\r\n\r\n" % len(body), body))
+
+    async def drain(self) -> None:
+        """Wait until the peer has taken most of what was sent. Raises as :meth:`write`."""
+        transport = self._writer.transport
+        left = transport.get_write_buffer_size()
+        while True:
+            try:
+                async with asyncio.timeout(self._stall_s_max):
+                    await self._writer.drain()
+                    return
+            except TimeoutError:
+                now = transport.get_write_buffer_size()
+                if now >= left:
+                    self.abort()
+                    raise ConnectionAbortedError(f"the peer took nothing for {self._stall_s_max:g} s") from None
+                left = now
+
+    def close(self) -> None:
+        """Close the connection once what was written has been sent."""
+        self._closed = True
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Close the connection at once, dropping what has not been sent."""
+        self._closed = True
+        self._writer.transport.abort()
+
+    async def _header(self) -> bytes:
+        try:
+            return await self._reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes") from None
+
+
+def _length(header: bytes, frame_bytes_max: int) -> int:
+    """Return the length of the body that *header* announces. Raises FrameError."""
+    if len(header) > HEADER_BYTES_MAX:
+        raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes")
+    lengths: list[int] = []
+    for line in header[:-4].split(b"\r\n"):
+        if found := _LENGTH.fullmatch(line):
+            lengths.append(int(found[1]))
+        elif not _TYPE.fullmatch(line):
+            raise FrameError(f"header line {line[:40]!r}: only Content-Length: N and Content-Type: … may stand there")
+    if len(lengths) != 1:
+        raise FrameError(f"{len(lengths)} Content-Length fields in one header, one is needed")
+    if lengths[0] > frame_bytes_max:
+        raise FrameError(f"a frame of {lengths[0]} bytes, {frame_bytes_max} are allowed")
+    return lengths[0]

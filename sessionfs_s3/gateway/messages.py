@@ -1,0 +1,164 @@
+"""JSON-RPC 2.0 messages: what the gateway has to know of one to pass it on, and what it writes itself.
+
+What a client sends is passed on as it was *understood*, encoded anew: a text that two parsers read differently (a key
+that stands there twice, say) must not name one session to the gateway and another to the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn, cast
+
+import orjson
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+REQUEST_CANCELLED: Final = -32800
+
+Json = object
+Id = str | int | float | None
+
+_ID_CHARS_MAX: Final = 256
+
+
+class RpcError(Exception):
+    """A request is answered with an error."""
+
+    def __init__(self, code: int, message: str, data: Json = None) -> None:
+        """Answer with *code*, *message* and, where there is more to say, *data*."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class Malformed(Exception):
+    """A text is no JSON-RPC message; ``id`` is that of the request that it may have been."""
+
+    def __init__(self, code: int, reason: str, request_id: Id = None) -> None:
+        """Say which rule is broken."""
+        super().__init__(reason)
+        self.code = code
+        self.id = request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request; a notification when it has no id."""
+
+    method: str
+    params: Mapping[str, Json]
+    id: Id = None
+    is_notification: bool = False
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that it names, None when it names none."""
+        named = self.params.get("sessionId")
+        return named if isinstance(named, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The answer to the request *id*: *body* holds ``result`` or ``error``."""
+
+    id: Id
+    body: Mapping[str, Json]
+
+
+def parse(text: bytes) -> Request | Response:
+    """Return the message that *text* is.
+
+    Raises:
+        Malformed: it is not JSON, or no message of JSON-RPC 2.0. Batches, which no SDK sends, are none.
+    """
+    message = _loads(text)
+    if not isinstance(message, dict):
+        raise Malformed(INVALID_REQUEST, f"a message is a JSON object, not {_kind(message)}")
+    fields = cast("dict[str, Json]", message)
+    request_id = fields.get("id")
+    if not _is_id(request_id):
+        raise Malformed(INVALID_REQUEST, "an id is a string of at most 256 characters or a number")
+    given = cast("Id", request_id)
+    if fields.get("jsonrpc") != "2.0":
+        raise Malformed(INVALID_REQUEST, 'jsonrpc must be "2.0"', given)
+    method = fields.get("method")
+    if method is None:
+        if ("result" in fields) == ("error" in fields):
+            raise Malformed(INVALID_REQUEST, "neither a request, which has a method, nor a response", given)
+        return Response(given, fields)
+    if not isinstance(method, str):
+        raise Malformed(INVALID_REQUEST, f"a method is a string, not {_kind(method)}", given)
+    params = fields.get("params")
+    if params is None:
+        params = {}
+    elif isinstance(params, list) and len(cast("list[Json]", params)) == 1:
+        # How some JSON-RPC libraries send a single argument by position; the runtime takes it as well.
+        params = cast("list[Json]", params)[0]
+    if not isinstance(params, dict):
+        raise Malformed(INVALID_REQUEST, f"params are a JSON object, not {_kind(params)}", given)
+    return Request(method, cast("dict[str, Json]", params), given, is_notification="id" not in fields)
+
+
+def encode(message: Request | Response) -> bytes:
+    """Return *message* as JSON."""
+    if isinstance(message, Response):
+        return dumps({**message.body, "id": message.id})
+    if message.is_notification:
+        return dumps({"jsonrpc": "2.0", "method": message.method, "params": message.params})
+    return dumps({"jsonrpc": "2.0", "id": message.id, "method": message.method, "params": message.params})
+
+
+def result(request_id: Id, value: Json) -> bytes:
+    """Return the response that carries *value*."""
+    return dumps({"jsonrpc": "2.0", "id": request_id, "result": value})
+
+
+def error(request_id: Id, problem: RpcError) -> bytes:
+    """Return the response that carries *problem*."""
+    told: dict[str, Json] = {"code": problem.code, "message": problem.message}
+    if problem.data is not None:
+        told["data"] = problem.data
+    return dumps({"jsonrpc": "2.0", "id": request_id, "error": told})
+
+
+def dumps(value: Json) -> bytes:
+    """Return *value* as JSON in ASCII or UTF-8."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # A lone surrogate or an integer of over 64 bits, which orjson refuses and JSON allows.
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _loads(text: bytes) -> Json:
+    try:
+        return orjson.loads(text)
+    except ValueError as first:
+        # Half of a character, cut off by a program that counts in UTF-16, is refused by orjson and allowed by JSON.
+        try:
+            return json.loads(text, parse_constant=_refused)
+        except (ValueError, RecursionError):
+            raise Malformed(PARSE_ERROR, f"not JSON: {str(first)[:200]}") from None
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_id(value: Json) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _ID_CHARS_MAX
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _kind(value: Json) -> str:
+    if value is None:
+        return "null"
+    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return kinds.get(cast("type[dict[str, Json]]", type(value)), "a number")
