@@ -4,7 +4,8 @@ A test that came first would spend its own time limit on a download of 190 MB. W
 so: the tests skip, or fail under SESSIONFS_REQUIRE_RUNTIME=1.
 """
 
-from sessionfs_s3.testing.runtime import RuntimeUnavailable, find_runtime
+from sessionfs_s3.gateway.process import RuntimeUnavailable
+from sessionfs_s3.testing.runtime import find_runtime
 
 try:
     print(f"Copilot runtime: {find_runtime()}", flush=True)

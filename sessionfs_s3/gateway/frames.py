@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sessionfs_s3.volume.gate import ByteGate
 
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """The runtime's own largest frame."""
 
 HEADER_BYTES_MAX: Final = 512
 """The SDKs send 25 to 30 bytes; the base protocol has one more optional field, ``Content-Type``."""
+
+LARGE_BYTES: Final = 256 * 1024
+"""From this size on a frame is large: those of all connections together are bounded by what they share."""
 
 _LENGTH: Final = re.compile(rb"content-length: *([0-9]{1,10})", re.IGNORECASE)
 _TYPE: Final = re.compile(rb"content-type: *[\x20-\x7e]*", re.IGNORECASE)
@@ -23,18 +30,6 @@ _BUFFER_BYTES: Final = 64 * 1024
 
 class FrameError(Exception):
     """What came is no frame: the stream cannot be read on, for nobody knows where the next one begins."""
-
-
-class Budget(Protocol):
-    """What large frames share: nobody reads one before there is room for it."""
-
-    async def take(self, size: int) -> None:
-        """Wait until *size* bytes may be kept."""
-        ...
-
-    def give(self, size: int) -> None:
-        """Say that *size* bytes are kept no longer."""
-        ...
 
 
 def framed(body: bytes) -> bytes:
@@ -53,6 +48,7 @@ class FrameStream:
         frame_bytes_max: int = FRAME_BYTES_MAX,
         frame_s_max: float | None = None,
         stall_s_max: float | None = None,
+        gate: ByteGate | None = None,
     ) -> None:
         """Speak over *reader* and *writer*.
 
@@ -62,12 +58,14 @@ class FrameStream:
             frame_bytes_max: the largest body that is read, in bytes.
             frame_s_max: how long a frame may take from its first byte to its last, in seconds; None: for ever.
             stall_s_max: how long the peer may take nothing of what is written, in seconds; None: for ever.
+            gate: what large frames share with those of other connections; None: nothing.
         """
         self._reader = reader
         self._writer = writer
         self._frame_bytes_max = frame_bytes_max
         self._frame_s_max = frame_s_max
         self._stall_s_max = stall_s_max
+        self._gate = gate
         self._closed = False
         transport = writer.transport
         transport.set_write_buffer_limits(high=_BUFFER_BYTES)
@@ -77,25 +75,36 @@ class FrameStream:
         """Whether :meth:`close` was called, or the connection is lost."""
         return self._closed or self._writer.is_closing()
 
+    @property
+    def behind_bytes(self) -> int:
+        """How much of what was sent the peer has not taken, in bytes."""
+        return self._writer.transport.get_write_buffer_size()
+
     async def read(self) -> bytes | None:
-        """Return the next body; None when the peer has closed the connection between two frames.
+        """Return the next body, None when the peer has closed the connection. Raises as :meth:`bodies`."""
+        length = await self._announced()
+        return None if length is None else await self._body(length)
+
+    async def bodies(self) -> AsyncGenerator[bytes]:
+        """Yield one body after the other until the peer closes the connection between two frames.
+
+        A large one counts against the gate from before it is read until the next one is asked for.
 
         Raises:
             FrameError: it is no frame, is larger than allowed or took longer, or the connection ended within it.
             OSError: the connection is broken.
         """
-        try:
-            first = await self._reader.readexactly(1)
-        except asyncio.IncompleteReadError:
-            return None
-        try:
-            async with asyncio.timeout(self._frame_s_max):
-                length = _length(first + await self._header(), self._frame_bytes_max)
-                return await self._reader.readexactly(length)
-        except asyncio.IncompleteReadError as error:
-            raise FrameError(f"the connection ended {len(error.partial)} bytes into what was announced") from None
-        except TimeoutError:
-            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
+        while (length := await self._announced()) is not None:
+            if self._gate is None or length < LARGE_BYTES:
+                yield await self._body(length)
+            else:
+                async with self._gate.passing(length):
+                    yield await self._body(length)
+
+    def limit(self, *, frame_bytes_max: int, gate: ByteGate) -> None:
+        """Read frames of up to *frame_bytes_max* bytes from now on, large ones through *gate*."""
+        self._frame_bytes_max = frame_bytes_max
+        self._gate = gate
 
     async def write(self, body: bytes) -> None:
         """Send *body* as a frame, and wait while the peer is behind.
@@ -141,11 +150,31 @@ class FrameStream:
         self._closed = True
         self._writer.transport.abort()
 
-    async def _header(self) -> bytes:
+    async def _announced(self) -> int | None:
         try:
-            return await self._reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes") from None
+            first = await self._reader.readexactly(1)
+        except asyncio.IncompleteReadError:
+            return None
+        async with self._in_time():
+            try:
+                header = first + await self._reader.readuntil(b"\r\n\r\n")
+            except asyncio.LimitOverrunError:
+                raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes") from None
+        return _length(header, self._frame_bytes_max)
+
+    async def _body(self, length: int) -> bytes:
+        async with self._in_time():
+            return await self._reader.readexactly(length)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(self._frame_s_max):
+                yield
+        except asyncio.IncompleteReadError as error:
+            raise FrameError(f"the connection ended {len(error.partial)} bytes into what was announced") from None
+        except TimeoutError:
+            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
 
 
 def _length(header: bytes, frame_bytes_max: int) -> int:

@@ -32,8 +32,8 @@ from copilot.rpc import (
 from copilot.session_events import AssistantMessageData, ToolExecutionCompleteData, UserMessageData
 
 from sessionfs_s3.copilot import SessionFs, SessionProvider
-from sessionfs_s3.testing.model import MODEL_NAME
 from sessionfs_s3.gateway.process import RuntimeProcess
+from sessionfs_s3.testing.model import MODEL_NAME
 from sessionfs_s3.testing.runtime import connect_client, start_runtime
 
 TOOLS: Final = ("create", "view", "edit", "sql")

@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sessionfs_s3.gateway.process import RuntimeProcess, start_process
-from sessionfs_s3.gateway.process import RuntimeUnavailable as RuntimeUnavailable
+from sessionfs_s3.gateway.process import RuntimeProcess, RuntimeUnavailable, start_process
 from sessionfs_s3.testing.fetched import NPM_DEADLINE_S, cache_directory, locked, npm_install
 
 if TYPE_CHECKING:  # importing the SDK takes seconds, and finding the runtime needs nothing of it but a path

@@ -17,10 +17,11 @@ from typing import Protocol
 import pytest
 
 from sessionfs_s3 import SessionFs
+from sessionfs_s3.gateway.process import RuntimeUnavailable
 from sessionfs_s3.store import Store, open_store
 from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.replica import Replica, Served, appended, start_replica
-from sessionfs_s3.testing.runtime import INSTALL_DEADLINE_S, RuntimeUnavailable, find_runtime
+from sessionfs_s3.testing.runtime import INSTALL_DEADLINE_S, find_runtime
 
 from .commits import FaultyCommits, let_go
 

@@ -1,0 +1,463 @@
+"""One client's connection: who it is, where each of its messages goes, and what comes back to it.
+
+Messages about one session are passed on in order; those about another are not held up by them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
+from uuid import uuid4
+
+from sessionfs_s3.errors import InvalidInput
+from sessionfs_s3.gateway import messages
+from sessionfs_s3.gateway.frames import FrameError, FrameStream
+from sessionfs_s3.gateway.messages import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    REQUEST_CANCELLED,
+    Id,
+    Json,
+    Malformed,
+    Request,
+    Response,
+    RpcError,
+    encode,
+    parse,
+)
+from sessionfs_s3.gateway.methods import Treatment, treatment
+from sessionfs_s3.gateway.relay import Relay
+from sessionfs_s3.gateway.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from sessionfs_s3.gateway.server import Gateway
+    from sessionfs_s3.gateway.sessions import OpenSession, Tenant
+    from sessionfs_s3.gateway.tenants import Identity
+
+_logger = logging.getLogger(__name__)
+
+PENDING_MAX: Final = 256
+"""Requests of one client that wait for their answers; the SDKs have a handful."""
+
+BEHIND_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A client that has left so much unread is not told what it did not ask for."""
+
+_OPENING: Final = frozenset({"session.create", "session.resume"})
+_LEAVING: Final = frozenset({"session.detach", "session.destroy", "sessions.close"})
+_TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request of the client's that is not answered yet: what it was, and who is to answer it."""
+
+    request: Request
+    lane: str = ""
+    relay: Relay | None = None
+    session: OpenSession | None = None
+    task: asyncio.Task[None] | None = None
+    answer: asyncio.Future[Response] | None = None
+
+
+class Client:
+    """A client that has been let in.
+
+    Attributes:
+        tenant: whose sessions it sees.
+        identity: what its credential says.
+    """
+
+    def __init__(
+        self, gateway: Gateway, stream: FrameStream, identity: Identity, tenant: Tenant, hello: Mapping[str, Json]
+    ) -> None:
+        """Serve the client at the other end of *stream*, which greeted with *hello*."""
+        self.tenant = tenant
+        self.identity = identity
+        self._gateway = gateway
+        self._stream = stream
+        self._hello = hello
+        self._relays: dict[Runtime, Relay] = {}
+        self._connecting: dict[Runtime, asyncio.Lock] = {}
+        self._pending: dict[Id, _Pending] = {}
+        self._asked: dict[Id, tuple[Relay, Id]] = {}
+        self._opened: dict[str, Mapping[str, Json]] = {}
+        self._lanes: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(PENDING_MAX)
+        self._usage = gateway.usage(tenant.name, identity.limits)
+
+    def permits(self, session_id: str) -> bool:
+        """Whether its credential allows it the session of this id."""
+        return self.identity.sessions is None or self.identity.sessions.permits(session_id)
+
+    async def run(self) -> None:
+        """Serve it until it goes."""
+        try:
+            async for body in self._stream.bodies():
+                await self._take(body)
+        except FrameError as problem:
+            _logger.info("a client is dropped: %s", problem, extra=self._extra)
+        except OSError:
+            pass
+        finally:
+            await self._leave()
+
+    async def send(self, body: bytes) -> None:
+        """Send the client a message, and wait while it is behind. Raises ConnectionError."""
+        await self._stream.write(body)
+
+    def tell(self, body: bytes) -> None:
+        """Send it a message that it did not ask for, unless it is far behind."""
+        if not self._stream.closed and self._stream.behind_bytes < BEHIND_BYTES_MAX:
+            self._stream.post(body)
+
+    def drop(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    # What comes from runtimes.
+
+    async def answered(self, relay: Relay, response: Response, body: bytes) -> None:
+        """Pass on a runtime's answer."""
+        pending = self._pending.get(response.id)
+        if pending is None or pending.relay is not relay:
+            return  # Answered meanwhile by the gateway itself.
+        if pending.answer is not None:
+            pending.answer.set_result(response)
+            return
+        self._settle(pending, response)
+        self._done(response.id)
+        await self.send(body)
+
+    async def ask(self, relay: Relay, request: Request, body: bytes) -> None:
+        """Pass on a runtime's request. Its id stays, unless another runtime waits for an answer under the same one."""
+        number = request.id
+        if number in self._asked:
+            number = 1 + max(each for each in self._asked if isinstance(each, int))
+            body = encode(Request(request.method, request.params, number))
+        self._asked[number] = (relay, request.id)
+        await self.send(body)
+
+    def relay_ended(self, relay: Relay) -> None:
+        """Forget a connection that is lost, and answer what waited for it."""
+        if self._relays.get(relay.runtime) is relay:
+            del self._relays[relay.runtime]
+        for number, (asker, _) in list(self._asked.items()):
+            if asker is relay:
+                del self._asked[number]
+        problem = RpcError(INTERNAL_ERROR, "the runtime ended before it answered")
+        for number, pending in list(self._pending.items()):
+            if pending.relay is relay:
+                self._fail(number, problem)
+        for session in list(self.tenant.sessions.values()):
+            if session.runtime is relay.runtime and self in session.attached:
+                self._gateway.sessions.detach(session, self)
+
+    def lose(self, session: OpenSession, problem: RpcError, *, for_good: bool) -> None:
+        """Answer what waits for *session*, which is not open any more."""
+        if for_good:
+            self._opened.pop(session.id, None)
+        for number, pending in list(self._pending.items()):
+            if pending.session is session:
+                self._fail(number, problem)
+
+    # What comes from the client.
+
+    async def _take(self, body: bytes) -> None:
+        try:
+            message = parse(body)
+        except Malformed as problem:
+            await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
+            return
+        if isinstance(message, Response):
+            await self._pass_answer(message)
+            return
+        self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
+        if message.method == "$/cancelRequest":
+            self._cancel(message)
+            return
+        if message.is_notification:
+            await asyncio.wait([self._in_lane(message.session_id or "", None, lambda: self._note(message))])
+            return
+        if message.id in self._pending:
+            problem = RpcError(INVALID_REQUEST, f"request id {message.id!r} is waiting for its answer already")
+            await self.send(messages.error(None, problem))
+            return
+        await self._room.acquire()
+        pending = self._pending[message.id] = _Pending(message)
+        try:
+            self._usage.request()
+            self._route(pending)
+        except RpcError as problem:
+            self._fail(message.id, problem)
+
+    def _route(self, pending: _Pending) -> None:
+        """Begin to do what *pending* asks. Raises RpcError."""
+        request = pending.request
+        match treatment(request.method, request.params):
+            case Treatment.OWN:
+                self._reply(pending, self._own(request))
+            case Treatment.ANSWER:
+                pending.task = asyncio.create_task(self._look_up(pending))
+            case Treatment.SESSION:
+                self._to_session(pending)
+            case Treatment.GLOBAL:
+                self._in_lane("", pending, lambda: self._to_any(pending))
+            case Treatment.PROCESS | Treatment.UNKNOWN as kind:
+                if kind is Treatment.UNKNOWN and request.session_id is not None:
+                    self._to_session(pending)
+                elif self._gateway.shared:
+                    raise RpcError(
+                        INTERNAL_ERROR,
+                        f"{request.method} concerns a whole runtime, which several tenants share: it needs a gateway "
+                        "with --isolation tenant",
+                    )
+                else:
+                    self._in_lane("", pending, lambda: self._to_any(pending))
+            case Treatment.REFUSE:
+                raise RpcError(INTERNAL_ERROR, f"{request.method} is not available through the gateway")
+
+    def _own(self, request: Request) -> Json:
+        match request.method:
+            case "ping":
+                said = request.params.get("message")
+                now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+                told = f"pong: {said}" if isinstance(said, str) else "pong"
+                return {"message": told, "timestamp": now, "protocolVersion": self._gateway.hello["protocolVersion"]}
+            case "connect":
+                raise RpcError(INTERNAL_ERROR, "this connection is authenticated already")
+            case _:
+                self._gateway.provider_refused(self.tenant.name)
+                return {"success": True}
+
+    async def _look_up(self, pending: _Pending) -> None:
+        request = pending.request
+        try:
+            answer = await self._gateway.catalogue(self).answer(request.method, request.params)
+        except asyncio.CancelledError:
+            self._fail(request.id, RpcError(REQUEST_CANCELLED, "Request cancelled"))
+            raise
+        except RpcError as problem:
+            self._fail(request.id, problem)
+        except Exception as problem:
+            _logger.exception("answering %s", request.method, extra=self._extra)
+            self._fail(request.id, RpcError(INTERNAL_ERROR, f"Request {request.method} failed: {problem}"))
+        else:
+            self._reply(pending, answer)
+
+    def _to_session(self, pending: _Pending) -> None:
+        request = pending.request
+        named = request.session_id
+        if request.method == "session.create" and named is None:
+            named = str(uuid4())
+            pending.request = request = Request(request.method, {**request.params, "sessionId": named}, request.id)
+        if named is None:
+            raise RpcError(INTERNAL_ERROR, f"Request {request.method} failed with message: Missing sessionId parameter")
+        if not self.permits(named):
+            raise _not_found(request.method, named)
+        pending.lane = lane = named
+        self._in_lane(lane, pending, lambda: self._pass_on(pending, lane))
+
+    async def _pass_on(self, pending: _Pending, session_id: str) -> None:
+        """Pass *pending* on to the session's home, opening the session first where that is due."""
+        request = pending.request
+        session = self.tenant.sessions.get(session_id)
+        if request.method in _OPENING:
+            session = await self._opening(session_id)
+        elif session_id in self._opened and (session is None or self not in session.attached):
+            session = await self._reopen(session_id)
+        if session is None:
+            raise self._missing(request.method, session_id)
+        pending.session = session
+        if request.method in _TURNS:
+            session.busy = True
+        await self._forward(pending, session.runtime)
+
+    async def _opening(self, session_id: str) -> OpenSession:
+        if self._gateway.draining:
+            raise RpcError(INTERNAL_ERROR, "this gateway is going down: connect again, and resume the session")
+        session = self.tenant.sessions.get(session_id)
+        if session is None:
+            self._usage.may_open(len(self.tenant.sessions))
+        try:
+            return await self._gateway.sessions.open(self.tenant, session_id)
+        except InvalidInput as problem:
+            raise RpcError(INTERNAL_ERROR, str(problem)) from None
+
+    async def _reopen(self, session_id: str) -> OpenSession:
+        """Resume, on this client's behalf, a session whose runtime ended, as it was resumed or created before."""
+        session = await self._opening(session_id)
+        number = f"gateway-{uuid4()}"
+        pending = _Pending(Request("session.resume", self._opened[session_id], number), session=session)
+        pending.answer = asyncio.get_running_loop().create_future()
+        self._pending[number] = pending
+        try:
+            await self._forward(pending, session.runtime)
+            response = await pending.answer
+        finally:
+            del self._pending[number]
+        self._settle(pending, response)
+        if "error" in response.body:
+            problem = cast("Mapping[str, Json]", response.body["error"])
+            raise RpcError(INTERNAL_ERROR, f"session {session_id} could not be resumed: {problem.get('message')}")
+        return session
+
+    def _settle(self, pending: _Pending, response: Response) -> None:
+        """Note what a runtime's answer means for who is attached to which session."""
+        session, method = pending.session, pending.request.method
+        if session is None:
+            return
+        failed = "error" in response.body
+        if method in _OPENING:
+            if failed:
+                self._gateway.sessions.detach(session, self)
+            else:
+                self._gateway.sessions.attach(session, self)
+                self._opened[session.id] = pending.request.params
+        elif method in _LEAVING and not failed:
+            self._opened.pop(session.id, None)
+            self._gateway.sessions.detach(session, self)
+        elif method in _TURNS and failed:
+            session.busy = False
+
+    async def _to_any(self, pending: _Pending) -> None:
+        runtime = next((runtime for runtime, relay in self._relays.items() if relay.open), None)
+        await self._forward(pending, runtime or await self._gateway.any_runtime(self.tenant))
+
+    async def _forward(self, pending: _Pending, runtime: Runtime) -> None:
+        if self._pending.get(pending.request.id) is not pending:
+            return  # Cancelled or answered meanwhile.
+        relay = await self._relay(runtime)
+        pending.relay = relay
+        request = pending.request
+        if request.method not in _OPENING:
+            # What it carries may be large, and is not needed while the answer is on its way.
+            pending.request = Request(request.method, {}, request.id)
+        await relay.send(encode(request))
+
+    async def _relay(self, runtime: Runtime) -> Relay:
+        relay = self._relays.get(runtime)
+        if relay is None or not relay.open:
+            async with self._connecting.setdefault(runtime, asyncio.Lock()):
+                relay = self._relays.get(runtime)
+                if relay is None or not relay.open:
+                    try:
+                        stream = await runtime.connect(self._hello)
+                    except OSError as problem:
+                        raise RpcError(INTERNAL_ERROR, f"the runtime cannot be reached: {problem}") from None
+                    relay = self._relays[runtime] = Relay(self, runtime, stream)
+            self._connecting.pop(runtime, None)
+        return relay
+
+    async def _note(self, notification: Request) -> None:
+        """Pass on a notification about a session that is open; nobody waits for anything if it is not."""
+        session = self.tenant.sessions.get(notification.session_id or "")
+        try:
+            if session is not None and self.permits(session.id):
+                await (await self._relay(session.runtime)).send(encode(notification))
+        except (RpcError, OSError) as problem:
+            _logger.info("a notification could not be passed on: %s", problem, extra=self._extra)
+
+    async def _pass_answer(self, response: Response) -> None:
+        asked = self._asked.pop(response.id, None)
+        if asked is None:
+            return  # To nobody any more.
+        relay, number = asked
+        try:
+            await relay.send(encode(Response(number, response.body)))
+        except OSError:
+            return  # The relay's reader finds that out, too.
+
+    def _cancel(self, notification: Request) -> None:
+        number = notification.params.get("id")
+        pending = self._pending.get(number) if isinstance(number, (str, int, float)) else None
+        if pending is None:
+            return
+        if pending.task is not None:
+            pending.task.cancel()
+            return
+
+        async def pass_on() -> None:
+            if pending.relay is not None:
+                await pending.relay.send(encode(notification))
+
+        self._in_lane(pending.lane, None, pass_on)
+
+    # Order, and the end.
+
+    def _in_lane(self, lane: str, pending: _Pending | None, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Take *step*, on behalf of *pending*, after everything else of *lane*."""
+        task = asyncio.create_task(self._step(self._lanes.get(lane), pending, step))
+        self._lanes[lane] = task
+        task.add_done_callback(lambda _: self._lanes.pop(lane) if self._lanes.get(lane) is task else None)
+        return task
+
+    async def _step(
+        self, before: asyncio.Task[None] | None, pending: _Pending | None, step: Callable[[], Awaitable[None]]
+    ) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await step()
+        except RpcError as problem:
+            if pending is not None:
+                self._fail(pending.request.id, problem)
+        except OSError:
+            if pending is not None:
+                self._fail(pending.request.id, RpcError(INTERNAL_ERROR, "the runtime ended before it answered"))
+        except Exception as problem:
+            _logger.exception("passing on a message", extra=self._extra)
+            if pending is not None:
+                self._fail(pending.request.id, RpcError(INTERNAL_ERROR, f"the gateway failed: {problem!r}"))
+
+    def _reply(self, pending: _Pending, answer: Json) -> None:
+        if self._done(pending.request.id):
+            self._post(messages.result(pending.request.id, answer))
+
+    def _fail(self, number: Id, problem: RpcError) -> None:
+        """Answer the request *number*, if nobody has yet, with *problem*."""
+        pending = self._pending.get(number)
+        if pending is not None and pending.answer is not None:
+            if not pending.answer.done():
+                pending.answer.set_exception(problem)
+        elif self._done(number):
+            self._post(messages.error(number, problem))
+
+    def _done(self, number: Id) -> bool:
+        """Forget the request *number*; return whether it was waiting."""
+        if self._pending.pop(number, None) is None:
+            return False
+        self._room.release()
+        return True
+
+    def _post(self, body: bytes) -> None:
+        """Send an answer of the gateway's own. It is bounded by what was asked: nobody waits for the client here."""
+        if not self._stream.closed:
+            self._stream.post(body)
+
+    async def _leave(self) -> None:
+        self._stream.close()
+        tasks = [*self._lanes.values(), *(each.task for each in self._pending.values() if each.task is not None)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(relay.aclose() for relay in list(self._relays.values())))
+        for session in list(self.tenant.sessions.values()):
+            if self in session.attached or not session.attached:
+                self._gateway.sessions.detach(session, self)
+
+    def _missing(self, method: str, session_id: str) -> RpcError:
+        moved = self.tenant.moved.get(session_id)
+        return RpcError(INTERNAL_ERROR, moved) if moved is not None else _not_found(method, session_id)
+
+    @property
+    def _extra(self) -> dict[str, str]:
+        return {"tenant": self.tenant.name, "subject": self.identity.subject}
+
+
+def _not_found(method: str, session_id: str) -> RpcError:
+    """Return what the runtime itself says of a session that is not open."""
+    return RpcError(INTERNAL_ERROR, f"Request {method} failed with message: Session not found for sessionId: {session_id}")

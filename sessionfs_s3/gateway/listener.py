@@ -1,0 +1,172 @@
+"""Where clients come in: connections, their limits before it is known whose they are, and the handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from sessionfs_s3.gateway import messages
+from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
+from sessionfs_s3.gateway.client import Client
+from sessionfs_s3.gateway.frames import FrameError, FrameStream
+from sessionfs_s3.gateway.limits import LimitExceeded
+from sessionfs_s3.gateway.messages import Malformed, Request, RpcError, parse
+
+if TYPE_CHECKING:
+    from sessionfs_s3.gateway.server import Gateway
+    from sessionfs_s3.gateway.tenants import Identity
+
+_logger = logging.getLogger(__name__)
+
+GREETING_BYTES_MAX: Final = 64 * 1024
+"""The largest frame of somebody who has not said who they are: a token has 16 KiB at the most."""
+
+GREETINGS_MAX: Final = 3
+"""Frames within which a connection has to have said who it is."""
+
+KEEPALIVE_S: Final = 60
+"""After so long in silence a peer is asked whether it is still there, three times, a sixth of that apart."""
+
+
+class Listener:
+    """Listens for clients; an asynchronous context manager.
+
+    Attributes:
+        port: where it listens.
+        connections: how many connections are open, those that are not let in yet included.
+    """
+
+    def __init__(self, gateway: Gateway, authenticator: Authenticator) -> None:
+        """Listen for *gateway*, letting in whom *authenticator* knows."""
+        self.port = 0
+        self._gateway = gateway
+        self._options = gateway.options
+        self._authenticator = authenticator
+        self._greeting = asyncio.Semaphore(self._options.handshakes_max)
+        self._server: asyncio.Server | None = None
+        self._served: set[asyncio.Task[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._served)
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises OSError when the address is in use or not this machine's."""
+        options = self._options
+        self._server = await asyncio.start_server(self._accept, options.host, options.port, ssl=options.tls, backlog=512)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        self.stop()
+        for task in self._served:
+            task.cancel()
+        await asyncio.gather(*self._served, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Let nobody in any more."""
+        if self._server is not None:
+            self._server.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        options = self._options
+        _keep_alive(writer.get_extra_info("socket"))
+        stream = FrameStream(
+            reader,
+            writer,
+            frame_bytes_max=GREETING_BYTES_MAX,
+            frame_s_max=options.frame_s,
+            stall_s_max=options.stall_s,
+        )
+        client: Client | None = None
+        try:
+            async with asyncio.timeout(options.handshake_s):
+                client = await self._greet(stream, _host(writer))
+            if client is not None:
+                await client.run()
+        except (FrameError, OSError, TimeoutError) as problem:
+            _logger.info("a connection is dropped: %s", problem or "it did not say in time who it is")
+        except Exception:
+            _logger.exception("serving a connection")
+        finally:
+            if client is not None:
+                self._gateway.leave(client)
+            stream.abort() if client is None else stream.close()
+
+    async def _greet(self, stream: FrameStream, peer: str) -> Client | None:
+        """Return the client once it has said who it is; None when it has not.
+
+        Raises:
+            FrameError, OSError: the connection cannot be used.
+        """
+        for _ in range(GREETINGS_MAX):
+            body = await stream.read()
+            if body is None:
+                return None
+            try:
+                message = parse(body)
+            except Malformed as problem:
+                await stream.write(messages.error(problem.id, RpcError(problem.code, str(problem))))
+                continue
+            if not isinstance(message, Request):
+                continue
+            try:
+                async with self._greeting:
+                    return await self._let_in(stream, message, peer)
+            except (RpcError, NotAuthenticated, LimitExceeded) as problem:
+                if not message.is_notification:
+                    told = RpcError(problem.code, str(problem))
+                    await stream.write(messages.error(message.id, told))
+        return None
+
+    async def _let_in(self, stream: FrameStream, message: Request, peer: str) -> Client:
+        """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError."""
+        greets = message.method == "connect"
+        if not greets and not self._authenticator.open_to_all:
+            raise AuthenticationRequired
+        token = message.params.get("token") if greets else None
+        identity = await self._authenticator.authenticate(token, peer=peer)
+        hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
+        answer = await self._gateway.hello(hello, identity.tenant)
+        gateway = self._gateway
+        client = gateway.enter(lambda tenant, usage: Client(gateway, stream, identity, tenant, usage, hello), identity)
+        try:
+            if greets:
+                await client.send(messages.result(message.id, answer))
+            else:
+                await client.take(message)
+        except BaseException:
+            gateway.leave(client)
+            raise
+        self._close_when_expired(client, identity)
+        return client
+
+    def _close_when_expired(self, client: Client, identity: Identity) -> None:
+        if identity.expires_s is not None:
+            asyncio.get_running_loop().call_later(max(0.0, identity.expires_s - time.time()), client.drop)
+
+
+def _host(writer: asyncio.StreamWriter) -> str:
+    address = writer.get_extra_info("peername")
+    return str(address[0]) if isinstance(address, tuple) and address else "unknown"
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Find out by itself when the peer is gone without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", KEEPALIVE_S), ("TCP_KEEPINTVL", KEEPALIVE_S // 6), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # macOS has other names
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,40 @@
+"""What the catalogue's answers have to know of the sessions that are open right now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from sessionfs_s3.gateway.messages import INTERNAL_ERROR, Request, RpcError, encode
+from sessionfs_s3.gateway.sessions import Sessions, Tenant
+
+
+class LiveView:
+    """One client's view of its tenant's open sessions."""
+
+    def __init__(self, sessions: Sessions, tenant: Tenant, permits: Callable[[str], bool]) -> None:
+        """Show of *tenant* what *permits* allows."""
+        self._sessions = sessions
+        self._tenant = tenant
+        self._permits = permits
+
+    def open_here(self) -> Collection[str]:
+        """Return the ids of the sessions that are open on this gateway."""
+        return [session_id for session_id in self._tenant.sessions if self._permits(session_id)]
+
+    async def close(self, session_id: str) -> None:
+        """Make the runtime drop a session, store everything, and let no client resume it unasked."""
+        session = self._tenant.sessions.get(session_id)
+        if session is not None:
+            problem = RpcError(INTERNAL_ERROR, f"session {session_id} was closed")
+            for client in list(session.attached):
+                client.lose(session, problem, for_good=True)
+            await self._sessions.close(session)
+
+    def deleted(self, session_id: str) -> None:
+        """Tell the tenant's clients that a session is no more."""
+        params = {"type": "session.deleted", "sessionId": session_id}
+        self._tenant.tell(encode(Request("session.lifecycle", params, is_notification=True)), session_id)
+
+    def permits(self, session_id: str) -> bool:
+        """Whether the client may know of the session."""
+        return self._permits(session_id)

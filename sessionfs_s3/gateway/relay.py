@@ -1,0 +1,104 @@
+"""One client's own connection to one runtime: what the runtime sends on it is for that client, or for nobody.
+
+A connection for each client and runtime keeps the runtime's own rules: who is attached to a session hears its events,
+answers its requests, and lets it go by leaving. A client that does not read stops its own connections and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from sessionfs_s3.gateway.frames import FrameError, FrameStream
+from sessionfs_s3.gateway.messages import (
+    INTERNAL_ERROR,
+    Json,
+    Malformed,
+    Request,
+    Response,
+    RpcError,
+    encode,
+    error,
+    parse,
+)
+from sessionfs_s3.gateway.methods import audience
+from sessionfs_s3.gateway.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from sessionfs_s3.gateway.client import Client
+
+_logger = logging.getLogger(__name__)
+
+_TURN_ENDS = frozenset({"session.idle", "session.error", "session.shutdown"})
+
+
+class Relay:
+    """Passes messages between a client and a runtime.
+
+    Attributes:
+        runtime: the runtime.
+    """
+
+    def __init__(self, client: Client, runtime: Runtime, stream: FrameStream) -> None:
+        """Pass on what comes over *stream*, a greeted connection to *runtime*, until either side goes."""
+        self.runtime = runtime
+        self._client = client
+        self._stream = stream
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def open(self) -> bool:
+        """Whether messages can be passed on."""
+        return not self._stream.closed
+
+    async def send(self, body: bytes) -> None:
+        """Pass a message of the client's on to the runtime. Raises ConnectionError."""
+        await self._stream.write(body)
+
+    async def aclose(self) -> None:
+        """Leave the runtime: it detaches the client from its sessions."""
+        self._stream.close()
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            async for body in self._stream.bodies():
+                await self._take(body)
+        except (FrameError, Malformed, OSError) as problem:
+            _logger.info("%s: a client's connection to it ended: %s", self.runtime.name, problem)
+        finally:
+            self._stream.abort()
+            self._client.relay_ended(self)
+
+    async def _take(self, body: bytes) -> None:
+        message = parse(body)
+        if isinstance(message, Response):
+            await self._client.answered(self, message, body)
+        elif message.is_notification:
+            if self._may_hear(message):
+                self._watch(message)
+                await self._client.send(body)
+        elif self._may_hear(message):
+            await self._client.ask(self, message, body)
+        else:
+            await self.send(error(message.id, RpcError(INTERNAL_ERROR, "no client answers this request")))
+
+    def _may_hear(self, message: Request) -> bool:
+        """Whether *message* concerns this client, and nobody else."""
+        named = audience(message.method, message.params)
+        if named is None:
+            return self.runtime.owner is not None
+        session = self.runtime.sessions.get(named)
+        return session is not None and session.tenant is self._client.tenant and self._client.permits(named)
+
+    def _watch(self, message: Request) -> None:
+        """Note when a turn has ended."""
+        if message.method != "session.event" or not isinstance(event := message.params.get("event"), Mapping):
+            return
+        if cast("Mapping[str, Json]", event).get("type") in _TURN_ENDS:
+            session = self.runtime.sessions.get(message.session_id or "")
+            if session is not None:
+                session.busy = False

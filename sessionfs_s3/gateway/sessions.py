@@ -1,0 +1,287 @@
+"""Which session is open where: the table that decides whose store answers a runtime, and who hears what.
+
+A session is open while a client is attached to it, on the one runtime that is its home. When the last one has left, the
+runtime writes what it still has; then the store is flushed and the session let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol
+from uuid import uuid4
+
+from sessionfs_s3.copilot import SessionFs
+from sessionfs_s3.errors import Fenced, SessionFsError
+from sessionfs_s3.gateway.link import ANSWER_DEADLINE_S
+from sessionfs_s3.gateway.messages import INTERNAL_ERROR, Json, Request, RpcError, encode
+from sessionfs_s3.gateway.provider import handlers_for
+from sessionfs_s3.gateway.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_logger = logging.getLogger(__name__)
+
+LINGER_S: Final = 3.0
+"""How long a session stays open after its last client has left: a runtime whose client went without a word writes its
+last events 50 ms later, and a client that comes back finds it as it was."""
+
+MOVED_MAX: Final = 10_000
+"""Of how many sessions that were taken over it is remembered where they went."""
+
+
+class Attached(Protocol):
+    """A client, as a session sees it."""
+
+    def tell(self, body: bytes) -> None:
+        """Send a message, unless the client is too far behind."""
+        ...
+
+    def lose(self, session: OpenSession, problem: RpcError, *, for_good: bool) -> None:
+        """Answer what waits for *session*, which is not open any more; *for_good*: it is not to be resumed unasked."""
+        ...
+
+
+class OpenSession:
+    """One tenant's session on one runtime.
+
+    Attributes:
+        id: its id.
+        tenant: whose it is.
+        runtime: its home.
+        attached: the clients that created or resumed it.
+        busy: whether a turn is running.
+        quiet: set while none of the runtime's file requests is being answered.
+        gone: done when the session has been let go.
+    """
+
+    def __init__(self, session_id: str, tenant: Tenant, runtime: Runtime) -> None:
+        """Open the session in the store, too: in the background, so that it is loaded when the runtime asks."""
+        self.id = session_id
+        self.tenant = tenant
+        self.runtime = runtime
+        self.attached: set[Attached] = set()
+        self.busy = False
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self._asked = 0
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lingering: asyncio.TimerHandle | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Make sure, for a runtime that begins anew, that the session is still held here, or open it again."""
+        self.provider = self.tenant.fs.provider(self.id)
+        self.handlers = handlers_for(self.provider)
+
+    @contextmanager
+    def answering(self) -> Generator[None]:
+        """Count a file request of the runtime for as long as it is being answered."""
+        self._asked += 1
+        self.quiet.clear()
+        try:
+            yield
+        finally:
+            self._asked -= 1
+            if not self._asked:
+                self.quiet.set()
+
+    def linger(self, after_s: float, then: Callable[[], None]) -> None:
+        """Call *then* in *after_s* seconds."""
+        self.stay()
+        self._lingering = asyncio.get_running_loop().call_later(after_s, then)
+
+    def stay(self) -> bool:
+        """Linger no more; return whether it did."""
+        lingering, self._lingering = self._lingering, None
+        if lingering is None:
+            return False
+        lingering.cancel()
+        return True
+
+
+@dataclass(eq=False)
+class Tenant:
+    """What is open of one tenant.
+
+    Attributes:
+        name: the tenant.
+        fs: its sessions in the store.
+        sessions: those that are open here, by id.
+        leaving: those that are being let go, by id.
+        clients: its connections.
+        moved: why sessions that were taken over are not open here any more.
+    """
+
+    name: str
+    fs: SessionFs
+    sessions: dict[str, OpenSession] = field(default_factory=dict[str, OpenSession])
+    leaving: dict[str, OpenSession] = field(default_factory=dict[str, OpenSession])
+    clients: set[Attached] = field(default_factory=set[Attached])
+    moved: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is in use."""
+        return not (self.sessions or self.leaving or self.clients)
+
+    def tell(self, body: bytes, session_id: str) -> None:
+        """Send *body*, which concerns *session_id*, to all of its clients."""
+        del session_id
+        for client in list(self.clients):
+            client.tell(body)
+
+
+class Sessions:
+    """Every session that is open on this gateway."""
+
+    def __init__(self, place: Callable[[Tenant, str], Awaitable[Runtime]]) -> None:
+        """Open sessions where *place* says."""
+        self._place = place
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._placing: dict[tuple[Tenant, str], asyncio.Lock] = {}
+
+    async def open(self, tenant: Tenant, session_id: str) -> OpenSession:
+        """Return the session, open: at its home, or on a runtime that is chosen now.
+
+        Raises:
+            RpcError: there is no runtime for it.
+            InvalidInput: no session can have this id.
+        """
+        # Two clients may ask at once, and one runtime is its home.
+        lock = self._placing.setdefault((tenant, session_id), asyncio.Lock())
+        try:
+            async with lock:
+                while leaving := tenant.leaving.get(session_id):
+                    await asyncio.shield(leaving.gone)
+                session = tenant.sessions.get(session_id)
+                if session is not None:
+                    if session.stay() or session.provider.failure is not None:
+                        session.renew()
+                    return session
+                runtime = await self._place(tenant, session_id)
+                session = OpenSession(session_id, tenant, runtime)
+                runtime.sessions[session_id] = tenant.sessions[session_id] = session
+                tenant.moved.pop(session_id, None)
+                return session
+        finally:
+            if not lock.locked():
+                self._placing.pop((tenant, session_id), None)
+
+    def attach(self, session: OpenSession, client: Attached) -> None:
+        """Let *client* be one of those for whom *session* is open."""
+        session.attached.add(client)
+
+    def detach(self, session: OpenSession, client: Attached) -> None:
+        """Let *client* go; when it was the last one, the session lingers, and is closed."""
+        session.attached.discard(client)
+        if not session.attached and session.tenant.sessions.get(session.id) is session:
+            session.linger(LINGER_S, lambda: self._spawn(self.close(session)))
+
+    async def close(self, session: OpenSession) -> None:
+        """Make the runtime write what it still has and drop the session; store everything and let it go."""
+        if session.tenant.sessions.get(session.id) is session:
+            session.stay()
+            del session.tenant.sessions[session.id]
+            session.tenant.leaving[session.id] = session
+            await self._leave(session)
+        elif session.tenant.leaving.get(session.id) is session:
+            await asyncio.shield(session.gone)
+
+    def lost(self, session: OpenSession, failure: SessionFsError) -> None:
+        """Drop a session that this gateway cannot write to any more, and tell its clients why."""
+        tenant = session.tenant
+        if tenant.sessions.get(session.id) is not session:
+            return
+        session.stay()
+        del tenant.sessions[session.id]
+        tenant.leaving[session.id] = session
+        moved = isinstance(failure, Fenced)
+        told = (
+            f"session {session.id} was taken over by another replica and is not open here any more; resume it to bring "
+            f"it back ({failure.strerror})"
+            if moved
+            else f"session {session.id} cannot be stored any more; resume it to go on with what is stored "
+            f"({failure.strerror})"
+        )
+        _logger.warning("%s", told, extra={"tenant": tenant.name, "session": session.id})
+        tenant.moved[session.id] = told
+        while len(tenant.moved) > MOVED_MAX:
+            tenant.moved.popitem(last=False)
+        self._tell_error(session, told)
+        for client in list(session.attached):
+            client.lose(session, RpcError(INTERNAL_ERROR, told), for_good=True)
+        self._spawn(self._leave(session))
+
+    def runtime_ended(self, runtime: Runtime) -> None:
+        """Let go of the sessions of a runtime that is no more; they are resumed elsewhere when they are used."""
+        for session in list(runtime.sessions.values()):
+            tenant = session.tenant
+            if tenant.sessions.get(session.id) is not session:
+                continue
+            session.stay()
+            del tenant.sessions[session.id]
+            tenant.leaving[session.id] = session
+            told = f"the runtime of session {session.id} ended; the session goes on from what is stored"
+            if session.busy:
+                self._tell_error(session, f"{told}, and its running turn does not")
+            for client in list(session.attached):
+                client.lose(session, RpcError(INTERNAL_ERROR, told), for_good=False)
+            self._spawn(self._leave(session))
+
+    async def aclose(self) -> None:
+        """Wait until everything that is being let go is gone."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _leave(self, session: OpenSession) -> None:
+        try:
+            if session.runtime.alive:
+                async with asyncio.timeout(ANSWER_DEADLINE_S):
+                    await session.runtime.request("sessions.close", {"sessionId": session.id})
+        except (RpcError, OSError, TimeoutError) as problem:
+            _logger.warning("closing session %s: %s", session.id, problem, extra=_extra(session))
+        try:
+            if session.runtime.alive:
+                await session.quiet.wait()
+            await session.tenant.fs.release(session.id)
+        except SessionFsError as problem:
+            # Nobody is left to be told: what was acknowledged as stored is stored.
+            _logger.warning("letting session %s go: %s", session.id, problem, extra=_extra(session))
+        finally:
+            session.runtime.sessions.pop(session.id, None)
+            session.tenant.leaving.pop(session.id, None)
+            session.gone.set_result(None)
+
+    def _tell_error(self, session: OpenSession, message: str) -> None:
+        event = session_error(session.id, message)
+        for client in list(session.attached):
+            client.tell(event)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def session_error(session_id: str, message: str) -> bytes:
+    """Return the notification by which a client hears that *session_id* failed, an event as the runtime makes them."""
+    event: Mapping[str, Json] = {
+        "type": "session.error",
+        "data": {"errorType": "persistence", "message": message},
+        "id": str(uuid4()),
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "parentId": None,
+        "ephemeral": True,
+    }
+    return encode(Request("session.event", {"sessionId": session_id, "event": event}, is_notification=True))
+
+
+def _extra(session: OpenSession) -> dict[str, str]:
+    return {"tenant": session.tenant.name, "session": session.id, "runtime": session.runtime.name}
