@@ -6,9 +6,9 @@ that cannot exist, and make each attempt cost one hash per token of the file; a 
 secret beside the file. :func:`hash_token` therefore refuses what is too short to be random.
 
 A token is found by its digest, not by comparing it with all of them. Whoever sends tokens chooses the input of the
-hash, not its output: time spent in the lookup tells at most something about a stored *digest*, from which no token follows.
-The work is the same for any token, known or not: one hash, one lookup, one comparison of 32 bytes in constant time
-(with a random stand-in when nothing was found), and it does not grow with the tenants.
+hash, not its output: time spent in the lookup tells at most something about a stored *digest*, from which no token
+follows. The work is the same for any token, known or not: one hash, one lookup, one comparison of 32 bytes in constant
+time (with a random stand-in when nothing was found), and it does not grow with the tenants.
 """
 
 from __future__ import annotations
