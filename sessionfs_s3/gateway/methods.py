@@ -1,0 +1,172 @@
+"""What the gateway does with a request of a client, by its method and parameters. Pure; a security boundary.
+
+The tables stand in :mod:`sessionfs_s3.gateway.method_tables`. Two rules follow from them. A session is only ever reached
+by :func:`session_of`, after the gateway has looked up that it is the tenant's; and a request that names further sessions
+(:func:`other_sessions`) passes only if those are the tenant's too. On a runtime that tenants share,
+:func:`shared_params` takes out what would let one session's contents into another's reach.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from typing import Final, cast
+
+from sessionfs_s3.gateway.errors import RpcError, failed
+from sessionfs_s3.gateway.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
+
+
+class Treatment(enum.Enum):
+    """What becomes of a request."""
+
+    ANSWER = "answered from the store"
+    SESSION = "goes to the runtime that has the session"
+    OWN = "answered by the gateway itself"
+    GLOBAL = "goes to any runtime"
+    PROCESS = "refused where several tenants share a runtime, else goes to the tenant's runtime"
+    UNKNOWN = "in no schema that the gateway was written for"
+
+
+def _table() -> dict[str, Treatment]:
+    rows = [(CATALOGUE, Treatment.ANSWER), (SESSION, Treatment.SESSION), (OWN, Treatment.OWN)]
+    rows += [(GLOBAL, Treatment.GLOBAL), *((families, Treatment.PROCESS) for families in PROCESS.values())]
+    table: dict[str, Treatment] = {}
+    for families, treated in rows:
+        for name in spelled(families):
+            assert name not in table, f"{name} stands in two tables"
+            table[name] = treated
+    return table
+
+
+TREATMENTS: Final[Mapping[str, Treatment]] = _table()
+"""By method, for parameters that ask for nothing out of the ordinary; see :func:`treatment`."""
+
+_REASONS: Final = {name: reason for reason, families in PROCESS.items() for name in spelled(families)}
+
+OPENING: Final = frozenset({"session.create", "session.resume", "sessions.open"})
+"""What makes a session open on a runtime: the gateway chooses which, and from then on the session has its home there."""
+
+_OPTIONS: Final = frozenset({"session.create", "session.options.update", "session.resume"})
+_HOST_OPTIONS: Final = ("cloud", "configDir", "eventsLogDirectory", "trajectoryFile", "extensionSdkPath")
+"""Options of a session that name a file or directory of the runtime's host, or a session that is not kept there."""
+
+_LOCAL_KINDS: Final = frozenset({"attach", "create", "resume", "resumeLast"})
+"""The kinds of ``sessions.open`` that open one of the tenant's own sessions; the others bring in a foreign one."""
+
+_PERSISTED_DECISIONS: Final = frozenset({"approve-for-location", "approve-permanently"})
+"""Answers to a permission request that the runtime keeps in its home, for every session to come."""
+
+_UNSHARED_OPTIONS: Final[Mapping[str, object]] = {
+    "enableSessionStore": False,
+    "embeddingCacheStorage": "in-memory",
+    "mcpOAuthTokenStorage": "in-memory",
+}
+"""Where sessions of one runtime would meet. The session store is on by default: ``session-store.db`` in the runtime's
+home holds every prompt, of sessions with a provider too, and the agent has a tool to search it."""
+
+_OTHERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "session.create": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
+    "session.mode.set": (("inheritPlanBaseFromSessionId",),),
+    "session.resume": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
+    "sessions.open": (("options", "detachedFromSpawningParentSessionId"),),
+}
+"""The parameters beside ``sessionId`` that name a session, of the methods that reach a runtime. All others that the
+schema has belong to methods that are answered from the tenant's own catalogue, or refused on a shared runtime."""
+
+
+def treatment(method: str, params: object) -> Treatment:
+    """Return what to do with a request; *params* is any JSON value, as it came.
+
+    A request whose parameters reach beyond its session is :attr:`Treatment.PROCESS`, whatever its method is otherwise.
+    """
+    usual = TREATMENTS.get(method, Treatment.UNKNOWN)
+    if usual is Treatment.SESSION and _beyond(method, params) is not None:
+        return Treatment.PROCESS
+    return usual
+
+
+def refusal(method: str, params: object) -> RpcError:
+    """Return the error for a :attr:`Treatment.PROCESS` request where several tenants share a runtime."""
+    reason = _beyond(method, params) or _REASONS.get(method) or "it is in no schema that the gateway was written for"
+    return failed(
+        method,
+        f"not available through a gateway whose tenants share runtimes: {reason}. "
+        "A gateway that is started with --isolation tenant gives each tenant runtimes of its own, and allows it.",
+    )
+
+
+def session_of(method: str, params: object) -> str | None:
+    """Return the session that a :attr:`Treatment.SESSION` request is about, None where it names none.
+
+    ``session.create`` without an id, and ``sessions.open`` of a new session without one, get theirs from the gateway
+    before they are passed on: it has to know whose the session is before the runtime asks for its first file.
+    """
+    given = _object(params)
+    if method == "sessions.open" and given.get("kind") == "create":
+        given = _object(given.get("options"))
+    found = given.get("sessionId")
+    return found if isinstance(found, str) else None
+
+
+def other_sessions(method: str, params: object) -> list[str]:
+    """Return the further sessions that a request names: each has to be the tenant's, on the same runtime.
+
+    Raises:
+        RpcError: one of them is no string.
+    """
+    found: list[str] = []
+    for path in _OTHERS.get(method, ()):
+        value = params
+        for name in path:
+            value = _object(value).get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise failed(method, f"parameter '{'.'.join(path)}' has to be a string")
+        found.append(value)
+    return found
+
+
+def shared_params(method: str, params: object) -> object:
+    """Return *params* for a runtime that tenants share: without the stores in which its sessions would meet."""
+    if method in _OPTIONS:
+        if method == "session.options.update" and "enableSessionStore" not in _object(params):
+            return params
+        wanted = _UNSHARED_OPTIONS if method in OPENING else {"enableSessionStore": False}
+        return {**_object(params), **wanted}
+    if method == "sessions.open":
+        return {**_object(params), "options": {**_object(_object(params).get("options")), **_UNSHARED_OPTIONS}}
+    if method == "connect":
+        return {**_object(params), "enableGitHubTelemetryForwarding": False}
+    return params
+
+
+def _beyond(method: str, params: object) -> str | None:
+    """Return why a request about one session reaches beyond it, None when it does not."""
+    return next(_reaches(method, _object(params)), None)
+
+
+def _reaches(method: str, given: Mapping[str, object]) -> Iterator[str]:
+    if method == "sessions.open":
+        if given.get("kind") not in _LOCAL_KINDS:
+            yield "it brings in a session that is not kept in the store"
+        given = _object(given.get("options"))
+    if method in _OPTIONS or method == "sessions.open":
+        for name in _HOST_OPTIONS:
+            if given.get(name) is not None:
+                yield f"its option {name!r} reaches the runtime's host, or a session that is not kept in the store"
+        if given.get("enableGitHubTelemetryForwarding") is True:
+            yield "telemetry would be forwarded of all sessions of the runtime"
+    if method == "session.permissions.handlePendingPermissionRequest":
+        if _object(given.get("result")).get("kind") in _PERSISTED_DECISIONS:
+            yield "the decision would hold for every session of the runtime"
+    if method == "session.permissions.modifyRules" and given.get("scope") == "location":
+        yield "the rules would hold for every session of the runtime"
+    if method == "session.mode.set" and (given.get("pickerSettingsContext") or given.get("persistPlanSelection")):
+        yield "it would change settings that every session of the runtime shares"
+    if method == "session.model.switchTo" and given.get("pickerPersistence") is not None:
+        yield "it would change settings that every session of the runtime shares"
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
