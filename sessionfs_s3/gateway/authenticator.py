@@ -143,6 +143,11 @@ class Authenticator:
         """Whether there is no tenants file: then nobody beyond loopback may be let in."""
         return self.path is None
 
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nobody needs a token."""
+        return self._rules.anybody is not None
+
     async def authenticate(self, token: object, *, peer: str) -> Identity:
         """Return who the client at *peer* is, which brought *token*.
 

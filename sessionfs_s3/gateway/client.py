@@ -15,9 +15,10 @@ from uuid import uuid4
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.gateway import messages
-from sessionfs_s3.gateway.frames import FrameError, FrameStream
+from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open
+from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
+from sessionfs_s3.gateway.limits import LimitExceeded, TenantUsage
 from sessionfs_s3.gateway.messages import (
-    INTERNAL_ERROR,
     INVALID_REQUEST,
     REQUEST_CANCELLED,
     Id,
@@ -25,11 +26,18 @@ from sessionfs_s3.gateway.messages import (
     Malformed,
     Request,
     Response,
-    RpcError,
     encode,
     parse,
 )
-from sessionfs_s3.gateway.methods import Treatment, treatment
+from sessionfs_s3.gateway.methods import (
+    OPENING,
+    Treatment,
+    other_sessions,
+    refusal,
+    session_of,
+    shared_params,
+    treatment,
+)
 from sessionfs_s3.gateway.relay import Relay
 from sessionfs_s3.gateway.runtimes import Runtime
 
@@ -40,13 +48,15 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+PROTOCOL_VERSION: Final = 3
+"""Of the SDKs' protocol, which a runtime answers in ``ping``."""
+
 PENDING_MAX: Final = 256
 """Requests of one client that wait for their answers; the SDKs have a handful."""
 
 BEHIND_BYTES_MAX: Final = 4 * 1024 * 1024
 """A client that has left so much unread is not told what it did not ask for."""
 
-_OPENING: Final = frozenset({"session.create", "session.resume"})
 _LEAVING: Final = frozenset({"session.detach", "session.destroy", "sessions.close"})
 _TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
 
@@ -57,6 +67,7 @@ class _Pending:
 
     request: Request
     lane: str = ""
+    step: asyncio.Task[None] | None = None
     relay: Relay | None = None
     session: OpenSession | None = None
     task: asyncio.Task[None] | None = None
@@ -72,7 +83,13 @@ class Client:
     """
 
     def __init__(
-        self, gateway: Gateway, stream: FrameStream, identity: Identity, tenant: Tenant, hello: Mapping[str, Json]
+        self,
+        gateway: Gateway,
+        stream: FrameStream,
+        identity: Identity,
+        tenant: Tenant,
+        usage: TenantUsage,
+        hello: Mapping[str, Json],
     ) -> None:
         """Serve the client at the other end of *stream*, which greeted with *hello*."""
         self.tenant = tenant
@@ -87,17 +104,22 @@ class Client:
         self._opened: dict[str, Mapping[str, Json]] = {}
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(PENDING_MAX)
-        self._usage = gateway.usage(tenant.name, identity.limits)
+        self._usage = usage
+        limits = identity.limits
+        stream.limit(frame_bytes_max=limits.frame_bytes_max, gate=tenant.gate)
 
     def permits(self, session_id: str) -> bool:
         """Whether its credential allows it the session of this id."""
-        return self.identity.sessions is None or self.identity.sessions.permits(session_id)
+        return self.identity.allows(session_id)
 
     async def run(self) -> None:
         """Serve it until it goes."""
         try:
             async for body in self._stream.bodies():
-                await self._take(body)
+                step = await self._read(body)
+                if step is not None and len(body) >= LARGE_BYTES:
+                    # What it takes up counts until it has been passed on.
+                    await asyncio.wait([step])
         except FrameError as problem:
             _logger.info("a client is dropped: %s", problem, extra=self._extra)
         except OSError:
@@ -136,7 +158,7 @@ class Client:
         """Pass on a runtime's request. Its id stays, unless another runtime waits for an answer under the same one."""
         number = request.id
         if number in self._asked:
-            number = 1 + max(each for each in self._asked if isinstance(each, int))
+            number = 1 + max((each for each in self._asked if isinstance(each, int)), default=0)
             body = encode(Request(request.method, request.params, number))
         self._asked[number] = (relay, request.id)
         await self.send(body)
@@ -148,7 +170,7 @@ class Client:
         for number, (asker, _) in list(self._asked.items()):
             if asker is relay:
                 del self._asked[number]
-        problem = RpcError(INTERNAL_ERROR, "the runtime ended before it answered")
+        problem = RpcError(FAILED, "the runtime ended before it answered")
         for number, pending in list(self._pending.items()):
             if pending.relay is relay:
                 self._fail(number, problem)
@@ -166,59 +188,61 @@ class Client:
 
     # What comes from the client.
 
-    async def _take(self, body: bytes) -> None:
+    async def _read(self, body: bytes) -> asyncio.Task[None] | None:
         try:
             message = parse(body)
         except Malformed as problem:
             await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
-            return
+            return None
         if isinstance(message, Response):
             await self._pass_answer(message)
-            return
+            return None
+        return await self.take(message)
+
+    async def take(self, message: Request) -> asyncio.Task[None] | None:
+        """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
         self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
         if message.method == "$/cancelRequest":
             self._cancel(message)
-            return
+            return None
         if message.is_notification:
-            await asyncio.wait([self._in_lane(message.session_id or "", None, lambda: self._note(message))])
-            return
+            return self._in_lane(message.session_id or "", None, lambda: self._note(message))
         if message.id in self._pending:
             problem = RpcError(INVALID_REQUEST, f"request id {message.id!r} is waiting for its answer already")
             await self.send(messages.error(None, problem))
-            return
+            return None
         await self._room.acquire()
         pending = self._pending[message.id] = _Pending(message)
         try:
             self._usage.request()
             self._route(pending)
+        except LimitExceeded as problem:
+            self._fail(message.id, RpcError(problem.code, str(problem)))
         except RpcError as problem:
             self._fail(message.id, problem)
+        # The client is behind with its answers: it is not asked for more before it has taken them.
+        await self._stream.drain()
+        return pending.step
 
     def _route(self, pending: _Pending) -> None:
         """Begin to do what *pending* asks. Raises RpcError."""
         request = pending.request
-        match treatment(request.method, request.params):
+        treated = treatment(request.method, request.params)
+        if treated is Treatment.UNKNOWN:
+            treated = Treatment.SESSION if request.session_id is not None else Treatment.PROCESS
+        match treated:
             case Treatment.OWN:
                 self._reply(pending, self._own(request))
             case Treatment.ANSWER:
                 pending.task = asyncio.create_task(self._look_up(pending))
+            case Treatment.SESSION if request.method == "sessions.open":
+                pending.step = self._in_lane("", pending, lambda: self._resolve(pending))
             case Treatment.SESSION:
                 self._to_session(pending)
-            case Treatment.GLOBAL:
-                self._in_lane("", pending, lambda: self._to_any(pending))
-            case Treatment.PROCESS | Treatment.UNKNOWN as kind:
-                if kind is Treatment.UNKNOWN and request.session_id is not None:
-                    self._to_session(pending)
-                elif self._gateway.shared:
-                    raise RpcError(
-                        INTERNAL_ERROR,
-                        f"{request.method} concerns a whole runtime, which several tenants share: it needs a gateway "
-                        "with --isolation tenant",
-                    )
-                else:
-                    self._in_lane("", pending, lambda: self._to_any(pending))
-            case Treatment.REFUSE:
-                raise RpcError(INTERNAL_ERROR, f"{request.method} is not available through the gateway")
+            case Treatment.PROCESS if self._gateway.shared:
+                raise refusal(request.method, request.params)
+            case _:
+                pending.step = self._in_lane("", pending, lambda: self._to_any(pending))
 
     def _own(self, request: Request) -> Json:
         match request.method:
@@ -226,9 +250,9 @@ class Client:
                 said = request.params.get("message")
                 now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
                 told = f"pong: {said}" if isinstance(said, str) else "pong"
-                return {"message": told, "timestamp": now, "protocolVersion": self._gateway.hello["protocolVersion"]}
+                return {"message": told, "timestamp": now, "protocolVersion": PROTOCOL_VERSION}
             case "connect":
-                raise RpcError(INTERNAL_ERROR, "this connection is authenticated already")
+                raise RpcError(FAILED, "this connection has been let in already")
             case _:
                 self._gateway.provider_refused(self.tenant.name)
                 return {"success": True}
@@ -244,33 +268,50 @@ class Client:
             self._fail(request.id, problem)
         except Exception as problem:
             _logger.exception("answering %s", request.method, extra=self._extra)
-            self._fail(request.id, RpcError(INTERNAL_ERROR, f"Request {request.method} failed: {problem}"))
+            self._fail(request.id, RpcError(FAILED, f"Request {request.method} failed: {problem}"))
         else:
             self._reply(pending, answer)
 
-    def _to_session(self, pending: _Pending) -> None:
+    async def _resolve(self, pending: _Pending) -> None:
+        """Find out which session ``sessions.open`` means, and go on with that."""
         request = pending.request
-        named = request.session_id
-        if request.method == "session.create" and named is None:
-            named = str(uuid4())
-            pending.request = request = Request(request.method, {**request.params, "sessionId": named}, request.id)
+        params = await self._gateway.catalogue(self).resolved_open(request.params)
+        if params is None:
+            self._reply(pending, {"status": "not_found"})
+        else:
+            pending.request = Request(request.method, params, request.id)
+            self._to_session(pending)
+
+    def _to_session(self, pending: _Pending) -> None:
+        pending.request = request = _with_id(pending.request)
+        named = session_of(request.method, request.params)
         if named is None:
-            raise RpcError(INTERNAL_ERROR, f"Request {request.method} failed with message: Missing sessionId parameter")
-        if not self.permits(named):
-            raise _not_found(request.method, named)
-        pending.lane = lane = named
-        self._in_lane(lane, pending, lambda: self._pass_on(pending, lane))
+            raise failed(request.method, "Missing sessionId parameter")
+        for each in (named, *other_sessions(request.method, request.params)):
+            if not self.permits(each):
+                raise failed(request.method, f"Session not found for sessionId: {each}")
+        if self._gateway.shared:
+            params = cast("Mapping[str, Json]", shared_params(request.method, request.params))
+            pending.request = Request(request.method, params, request.id)
+        pending.lane = named
+        pending.step = self._in_lane(named, pending, lambda: self._pass_on(pending, named))
 
     async def _pass_on(self, pending: _Pending, session_id: str) -> None:
         """Pass *pending* on to the session's home, opening the session first where that is due."""
         request = pending.request
         session = self.tenant.sessions.get(session_id)
-        if request.method in _OPENING:
+        if request.method in OPENING:
             session = await self._opening(session_id)
         elif session_id in self._opened and (session is None or self not in session.attached):
             session = await self._reopen(session_id)
         if session is None:
-            raise self._missing(request.method, session_id)
+            if session_id in self.tenant.moved:
+                raise RpcError(FAILED, self.tenant.moved[session_id])
+            self._reply(pending, not_open(request.method, session_id))
+            return
+        for other in other_sessions(request.method, request.params):
+            if (found := self.tenant.sessions.get(other)) is None or found.runtime is not session.runtime:
+                raise failed(request.method, f"Session not found for sessionId: {other}")
         pending.session = session
         if request.method in _TURNS:
             session.busy = True
@@ -278,14 +319,11 @@ class Client:
 
     async def _opening(self, session_id: str) -> OpenSession:
         if self._gateway.draining:
-            raise RpcError(INTERNAL_ERROR, "this gateway is going down: connect again, and resume the session")
-        session = self.tenant.sessions.get(session_id)
-        if session is None:
-            self._usage.may_open(len(self.tenant.sessions))
+            raise RpcError(FAILED, "this gateway is going down: connect again, and resume the session")
         try:
             return await self._gateway.sessions.open(self.tenant, session_id)
-        except InvalidInput as problem:
-            raise RpcError(INTERNAL_ERROR, str(problem)) from None
+        except (InvalidInput, LimitExceeded) as problem:
+            raise RpcError(getattr(problem, "code", FAILED), str(problem)) from None
 
     async def _reopen(self, session_id: str) -> OpenSession:
         """Resume, on this client's behalf, a session whose runtime ended, as it was resumed or created before."""
@@ -302,7 +340,7 @@ class Client:
         self._settle(pending, response)
         if "error" in response.body:
             problem = cast("Mapping[str, Json]", response.body["error"])
-            raise RpcError(INTERNAL_ERROR, f"session {session_id} could not be resumed: {problem.get('message')}")
+            raise RpcError(FAILED, f"session {session_id} could not be resumed: {problem.get('message')}")
         return session
 
     def _settle(self, pending: _Pending, response: Response) -> None:
@@ -311,7 +349,7 @@ class Client:
         if session is None:
             return
         failed = "error" in response.body
-        if method in _OPENING:
+        if method in OPENING:
             if failed:
                 self._gateway.sessions.detach(session, self)
             else:
@@ -333,7 +371,7 @@ class Client:
         relay = await self._relay(runtime)
         pending.relay = relay
         request = pending.request
-        if request.method not in _OPENING:
+        if request.method not in OPENING:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
         await relay.send(encode(request))
@@ -345,9 +383,9 @@ class Client:
                 relay = self._relays.get(runtime)
                 if relay is None or not relay.open:
                     try:
-                        stream = await runtime.connect(self._hello)
+                        stream, _ = await runtime.connect(self._hello)
                     except OSError as problem:
-                        raise RpcError(INTERNAL_ERROR, f"the runtime cannot be reached: {problem}") from None
+                        raise RpcError(FAILED, f"the runtime cannot be reached: {problem}") from None
                     relay = self._relays[runtime] = Relay(self, runtime, stream)
             self._connecting.pop(runtime, None)
         return relay
@@ -407,11 +445,11 @@ class Client:
                 self._fail(pending.request.id, problem)
         except OSError:
             if pending is not None:
-                self._fail(pending.request.id, RpcError(INTERNAL_ERROR, "the runtime ended before it answered"))
+                self._fail(pending.request.id, RpcError(FAILED, "the runtime ended before it answered"))
         except Exception as problem:
             _logger.exception("passing on a message", extra=self._extra)
             if pending is not None:
-                self._fail(pending.request.id, RpcError(INTERNAL_ERROR, f"the gateway failed: {problem!r}"))
+                self._fail(pending.request.id, RpcError(FAILED, f"the gateway failed: {problem!r}"))
 
     def _reply(self, pending: _Pending, answer: Json) -> None:
         if self._done(pending.request.id):
@@ -449,15 +487,19 @@ class Client:
             if self in session.attached or not session.attached:
                 self._gateway.sessions.detach(session, self)
 
-    def _missing(self, method: str, session_id: str) -> RpcError:
-        moved = self.tenant.moved.get(session_id)
-        return RpcError(INTERNAL_ERROR, moved) if moved is not None else _not_found(method, session_id)
-
     @property
     def _extra(self) -> dict[str, str]:
         return {"tenant": self.tenant.name, "subject": self.identity.subject}
 
 
-def _not_found(method: str, session_id: str) -> RpcError:
-    """Return what the runtime itself says of a session that is not open."""
-    return RpcError(INTERNAL_ERROR, f"Request {method} failed with message: Session not found for sessionId: {session_id}")
+def _with_id(request: Request) -> Request:
+    """Return *request* with a session id of the gateway's own, where it creates a session and leaves that open."""
+    params = request.params
+    if request.method == "session.create" and params.get("sessionId") is None:
+        return Request(request.method, {**params, "sessionId": str(uuid4())}, request.id)
+    if request.method == "sessions.open" and params.get("kind") == "create":
+        given = params.get("options")
+        options = cast("Mapping[str, Json]", given) if isinstance(given, Mapping) else {}
+        if options.get("sessionId") is None:
+            return Request(request.method, {**params, "options": {**options, "sessionId": str(uuid4())}}, request.id)
+    return request

@@ -8,19 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
 
+from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
-from sessionfs_s3.gateway.messages import (
-    INTERNAL_ERROR,
-    Json,
-    Malformed,
-    Request,
-    Response,
-    RpcError,
-    encode,
-    error,
-    parse,
-    result,
-)
+from sessionfs_s3.gateway.messages import Json, Malformed, Request, Response, encode, error, parse, result
 
 _logger = logging.getLogger(__name__)
 
@@ -111,7 +101,7 @@ class Link:
             answer = error(request.id, problem)
         except Exception as problem:
             _logger.exception("answering %s", request.method)
-            answer = error(request.id, RpcError(INTERNAL_ERROR, str(problem) or type(problem).__name__))
+            answer = error(request.id, RpcError(FAILED, str(problem) or type(problem).__name__))
         try:
             await self._stream.write(answer)
         except OSError:
@@ -121,4 +111,4 @@ class Link:
 def _error_of(problem: Json) -> RpcError:
     told = cast("Mapping[str, Json]", problem) if isinstance(problem, Mapping) else {}
     code, message = told.get("code"), told.get("message")
-    return RpcError(code if isinstance(code, int) else INTERNAL_ERROR, str(message), told.get("data"))
+    return RpcError(code if isinstance(code, int) else FAILED, str(message), told.get("data"))

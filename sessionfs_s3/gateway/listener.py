@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, Self
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
 from sessionfs_s3.gateway.client import Client
+from sessionfs_s3.gateway.errors import RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
-from sessionfs_s3.gateway.messages import Malformed, Request, RpcError, parse
+from sessionfs_s3.gateway.messages import Malformed, Request, parse
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.server import Gateway
@@ -58,7 +59,9 @@ class Listener:
     async def __aenter__(self) -> Self:
         """Listen. Raises OSError when the address is in use or not this machine's."""
         options = self._options
-        self._server = await asyncio.start_server(self._accept, options.host, options.port, ssl=options.tls, backlog=512)
+        self._server = await asyncio.start_server(
+            self._accept, options.host, options.port, ssl=options.tls, backlog=512
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -97,8 +100,10 @@ class Listener:
                 client = await self._greet(stream, _host(writer))
             if client is not None:
                 await client.run()
-        except (FrameError, OSError, TimeoutError) as problem:
-            _logger.info("a connection is dropped: %s", problem or "it did not say in time who it is")
+        except TimeoutError:
+            _logger.info("a connection is dropped: it did not say in time who it is")
+        except (FrameError, OSError) as problem:
+            _logger.info("a connection is dropped: %s", problem)
         except Exception:
             _logger.exception("serving a connection")
         finally:

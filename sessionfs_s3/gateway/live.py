@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from sessionfs_s3.gateway.messages import INTERNAL_ERROR, Request, RpcError, encode
+from sessionfs_s3.gateway.errors import FAILED, RpcError
+from sessionfs_s3.gateway.messages import Request, encode
 from sessionfs_s3.gateway.sessions import Sessions, Tenant
 
 
@@ -25,7 +26,7 @@ class LiveView:
         """Make the runtime drop a session, store everything, and let no client resume it unasked."""
         session = self._tenant.sessions.get(session_id)
         if session is not None:
-            problem = RpcError(INTERNAL_ERROR, f"session {session_id} was closed")
+            problem = RpcError(FAILED, f"session {session_id} was closed")
             for client in list(session.attached):
                 client.lose(session, problem, for_good=True)
             await self._sessions.close(session)

@@ -13,28 +13,16 @@ from typing import Final, NoReturn, cast
 
 import orjson
 
+from sessionfs_s3.gateway.errors import RpcError
+
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
-METHOD_NOT_FOUND: Final = -32601
-INVALID_PARAMS: Final = -32602
-INTERNAL_ERROR: Final = -32603
 REQUEST_CANCELLED: Final = -32800
 
 Json = object
 Id = str | int | float | None
 
 _ID_CHARS_MAX: Final = 256
-
-
-class RpcError(Exception):
-    """A request is answered with an error."""
-
-    def __init__(self, code: int, message: str, data: Json = None) -> None:
-        """Answer with *code*, *message* and, where there is more to say, *data*."""
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.data = data
 
 
 class Malformed(Exception):
@@ -58,7 +46,7 @@ class Request:
 
     @property
     def session_id(self) -> str | None:
-        """The session that it names, None when it names none."""
+        """The session that its parameters name, None when they name none."""
         named = self.params.get("sessionId")
         return named if isinstance(named, str) else None
 
@@ -82,7 +70,7 @@ def parse(text: bytes) -> Request | Response:
         raise Malformed(INVALID_REQUEST, f"a message is a JSON object, not {_kind(message)}")
     fields = cast("dict[str, Json]", message)
     request_id = fields.get("id")
-    if not _is_id(request_id):
+    if not _is_id(request_id) or (request_id is None and "id" in fields and "method" in fields):
         raise Malformed(INVALID_REQUEST, "an id is a string of at most 256 characters or a number")
     given = cast("Id", request_id)
     if fields.get("jsonrpc") != "2.0":

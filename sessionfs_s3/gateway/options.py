@@ -13,10 +13,11 @@ class GatewayOptions:
 
     Attributes:
         store: the URL of the store.
+        tenant: the one that everybody is, where there is no tenants file.
         host: the address that it listens on.
         port: the port; 0: any that is free.
-        isolation: ``"shared"``: all tenants share the runtimes; ``"tenant"``: each has runtimes of its own, started when
-            it comes and stopped when it has been away.
+        isolation: ``"shared"``: all tenants share the runtimes; ``"tenant"``: each has runtimes of its own, started
+            when it comes and stopped when it has been away.
         tls: for connections over TLS; None: plain TCP.
         handshake_s: how long a connection may take to say who it is.
         handshakes_max: how many connections may be at that side by side; others wait.
@@ -28,6 +29,7 @@ class GatewayOptions:
     """
 
     store: str
+    tenant: str = "default"
     host: str = "127.0.0.1"
     port: int = 0
     isolation: Literal["shared", "tenant"] = "shared"

@@ -13,7 +13,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sessionfs_s3.gateway.messages import INTERNAL_ERROR, Json, RpcError
+from sessionfs_s3.gateway.errors import FAILED, RpcError
+from sessionfs_s3.gateway.messages import Json
 from sessionfs_s3.gateway.process import RuntimeUnavailable
 from sessionfs_s3.gateway.runtimes import Host, Runtime, Source
 
@@ -135,12 +136,12 @@ class Pool:
                 return min(free, key=lambda runtime: len(runtime.sessions))
             event = self._event
             if len(runtimes) == len(self._keepers) and not self._grow():
-                raise RpcError(INTERNAL_ERROR, "no runtime is free for the session: try later")
+                raise RpcError(FAILED, "no runtime is free for the session: try later")
             try:
                 async with asyncio.timeout_at(until_s):
                     await event.wait()
             except TimeoutError:
-                raise RpcError(INTERNAL_ERROR, f"no runtime is free for the session: {self.failure}") from None
+                raise RpcError(FAILED, f"no runtime is free for the session: {self.failure}") from None
 
     async def any(self, *, deadline_s: float = PLACE_DEADLINE_S) -> Runtime:
         """Return the least loaded runtime. Raises RpcError as :meth:`place`."""

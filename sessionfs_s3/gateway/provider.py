@@ -12,7 +12,8 @@ from copilot.generated.rpc import ClientSessionApiHandlers, register_client_sess
 from copilot.session_fs_provider import create_session_fs_adapter
 
 from sessionfs_s3.copilot import SessionProvider
-from sessionfs_s3.gateway.messages import METHOD_NOT_FOUND, Json, RpcError
+from sessionfs_s3.gateway.errors import METHOD_NOT_FOUND, RpcError
+from sessionfs_s3.gateway.messages import Json
 
 if TYPE_CHECKING:
     from copilot._jsonrpc import JsonRpcClient

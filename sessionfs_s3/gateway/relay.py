@@ -11,19 +11,9 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
+from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
-from sessionfs_s3.gateway.messages import (
-    INTERNAL_ERROR,
-    Json,
-    Malformed,
-    Request,
-    Response,
-    RpcError,
-    encode,
-    error,
-    parse,
-)
-from sessionfs_s3.gateway.methods import audience
+from sessionfs_s3.gateway.messages import Json, Malformed, Request, Response, error, parse
 from sessionfs_s3.gateway.runtimes import Runtime
 
 if TYPE_CHECKING:
@@ -84,11 +74,11 @@ class Relay:
         elif self._may_hear(message):
             await self._client.ask(self, message, body)
         else:
-            await self.send(error(message.id, RpcError(INTERNAL_ERROR, "no client answers this request")))
+            await self.send(error(message.id, RpcError(FAILED, "no client answers this request")))
 
     def _may_hear(self, message: Request) -> bool:
         """Whether *message* concerns this client, and nobody else."""
-        named = audience(message.method, message.params)
+        named = audience(message)
         if named is None:
             return self.runtime.owner is not None
         session = self.runtime.sessions.get(named)
@@ -102,3 +92,12 @@ class Relay:
             session = self.runtime.sessions.get(message.session_id or "")
             if session is not None:
                 session.busy = False
+
+
+def audience(message: Request) -> str | None:
+    """Return the session that a message of a runtime's is about; None when it is about the runtime itself."""
+    scope = message.params.get("scope")
+    if message.session_id is None and isinstance(scope, Mapping):
+        named = cast("Mapping[str, Json]", scope).get("sessionId")
+        return named if isinstance(named, str) else None
+    return message.session_id

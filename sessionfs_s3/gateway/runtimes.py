@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from sessionfs_s3.gateway.errors import RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.link import ANSWER_DEADLINE_S, Link
-from sessionfs_s3.gateway.messages import Json, Malformed, Request, Response, RpcError, encode, parse
+from sessionfs_s3.gateway.messages import Json, Malformed, Request, Response, encode, parse
 from sessionfs_s3.gateway.process import RuntimeProcess, RuntimeUnavailable, start_process
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class Host(Protocol):
         """Answer a request of *runtime* to the holder of its slot. Raises RpcError."""
         ...
 
+    def began(self, runtime: Runtime) -> None:
+        """Make ready to answer *runtime*."""
+        ...
+
     def notified(self, runtime: Runtime, message: Request) -> None:
         """Hear a notification of *runtime*."""
         ...
@@ -128,6 +133,7 @@ class Runtime:
         try:
             self._link = Link(await self._connected(), serve, lambda request: host.notified(self, request))
             self.hello = cast("Mapping[str, Json]", await self._link.request("connect", self._greeting({})))
+            host.began(self)
             await self._link.request("sessionFs.setProvider", slot)
         except (OSError, RpcError) as problem:
             await self.aclose()
@@ -146,8 +152,8 @@ class Runtime:
         if self._link is not None:
             await self._link.aclose()
 
-    async def connect(self, greeting: Mapping[str, Json]) -> FrameStream:
-        """Return another connection to it, greeted with *greeting*, a client's own parameters of ``connect``.
+    async def connect(self, greeting: Mapping[str, Json]) -> tuple[FrameStream, Mapping[str, Json]]:
+        """Return another connection to it, and what it answered to *greeting*, parameters of ``connect``.
 
         Raises:
             ConnectionError: it cannot be reached, or does not take the greeting.
@@ -162,7 +168,7 @@ class Runtime:
                     if isinstance(message, Response) and message.id == _GREETING_ID:
                         if "error" in message.body:
                             raise ConnectionRefusedError(f"the runtime refuses the connection: {message.body['error']}")
-                        return stream
+                        return stream, cast("Mapping[str, Json]", message.body.get("result"))
             raise ConnectionResetError("the runtime closed the connection")
         except (FrameError, Malformed, TimeoutError) as problem:
             raise ConnectionAbortedError(f"the runtime did not answer: {problem}") from problem

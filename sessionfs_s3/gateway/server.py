@@ -16,10 +16,11 @@ from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.gateway.answers import CatalogueAnswers
 from sessionfs_s3.gateway.authenticator import Authenticator
 from sessionfs_s3.gateway.client import Client
+from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.limits import TenantUsage, Usages
 from sessionfs_s3.gateway.listener import Listener
 from sessionfs_s3.gateway.live import LiveView
-from sessionfs_s3.gateway.messages import INTERNAL_ERROR, Json, Request, RpcError, encode
+from sessionfs_s3.gateway.messages import Json, Request, encode
 from sessionfs_s3.gateway.metrics import Metrics
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.pool import Pool
@@ -69,14 +70,14 @@ class Gateway:
         Raises:
             InvalidInput: it would let everybody in from everywhere, or a setting breaks a rule.
         """
-        if authenticator.open_to_all and not is_loopback(options.host):
+        if authenticator.single_tenant and not is_loopback(options.host):
             raise InvalidInput(
                 "listen address",
                 options.host,
-                "must be a loopback address where there is neither a tenants file nor a token: anybody could connect",
+                "must be a loopback address where there is no tenants file",
             )
         self.options = options
-        self.store = SessionFs.open(options.store, tenant=authenticator.default_tenant, **settings)
+        self.store = SessionFs.open(options.store, tenant=options.tenant, **settings)
         self.sessions = Sessions(self._place)
         self.tenants: dict[str, Tenant] = {}
         self.clients: set[Client] = set()
@@ -166,7 +167,9 @@ class Gateway:
         usage.connect()
         tenant = self.tenants.get(identity.tenant)
         if tenant is None:
-            tenant = self.tenants[identity.tenant] = Tenant(identity.tenant, self.store.of_tenant(identity.tenant), usage)
+            tenant = self.tenants[identity.tenant] = Tenant(
+                identity.tenant, self.store.of_tenant(identity.tenant), usage
+            )
         client = client_of(tenant, usage)
         tenant.clients.add(client)
         self.clients.add(client)
@@ -196,7 +199,7 @@ class Gateway:
             try:
                 stream, known = await runtime.connect(greeting)
             except OSError as problem:
-                raise RpcError(INTERNAL_ERROR, f"no runtime can be reached: {problem}") from None
+                raise RpcError(FAILED, f"no runtime can be reached: {problem}") from None
             stream.close()
             if len(self._hellos) < 1000:
                 self._hellos[key] = known
@@ -222,7 +225,7 @@ class Gateway:
         """Answer a file request of *runtime*. Raises RpcError."""
         session = runtime.sessions.get(request.session_id or "")
         if session is None:
-            raise RpcError(INTERNAL_ERROR, f"session {request.session_id!r} is not open on this gateway")
+            raise RpcError(FAILED, f"session {request.session_id!r} is not open on this gateway")
         with session.answering():
             try:
                 return await self._methods[runtime].answer(request.method, request.params)
@@ -265,7 +268,7 @@ class Gateway:
                 "conventions": config["conventions"],
                 "capabilities": config.get("capabilities"),
             }
-            dedicated = owner if owner is not None or self.shared else self._authenticator.default_tenant
+            dedicated = owner if owner is not None or self.shared else self.options.tenant
             pool = Pool(self._sources(), dedicated, slot, self, may_grow=self._may_grow)
             self._pools[owner] = pool
         return pool
@@ -297,7 +300,6 @@ class Gateway:
             elif now_s - self._idle_since.setdefault(name, now_s) >= self.options.tenant_idle_s:
                 del self.tenants[name], self._idle_since[name]
                 self.usages.forget(name)
-                pool = self._pools.pop(name, None)
-                if pool is not None:
-                    await pool.aclose()
+                if name in self._pools:
+                    await self._pools.pop(name).aclose()
                 await tenant.fs.aclose()

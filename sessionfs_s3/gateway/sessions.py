@@ -18,10 +18,13 @@ from uuid import uuid4
 
 from sessionfs_s3.copilot import SessionFs
 from sessionfs_s3.errors import Fenced, SessionFsError
+from sessionfs_s3.gateway.errors import FAILED, RpcError
+from sessionfs_s3.gateway.limits import TenantUsage
 from sessionfs_s3.gateway.link import ANSWER_DEADLINE_S
-from sessionfs_s3.gateway.messages import INTERNAL_ERROR, Json, Request, RpcError, encode
+from sessionfs_s3.gateway.messages import Json, Request, encode
 from sessionfs_s3.gateway.provider import handlers_for
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.volume.gate import ByteGate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,12 +35,19 @@ LINGER_S: Final = 3.0
 """How long a session stays open after its last client has left: a runtime whose client went without a word writes its
 last events 50 ms later, and a client that comes back finds it as it was."""
 
+LARGE_FRAMES_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How much the large frames of one tenant's clients may hold side by side: as much as the largest one."""
+
 MOVED_MAX: Final = 10_000
 """Of how many sessions that were taken over it is remembered where they went."""
 
 
 class Attached(Protocol):
     """A client, as a session sees it."""
+
+    def permits(self, session_id: str) -> bool:
+        """Whether it may know of the session."""
+        ...
 
     def tell(self, body: bytes) -> None:
         """Send a message, unless the client is too far behind."""
@@ -113,18 +123,22 @@ class Tenant:
     Attributes:
         name: the tenant.
         fs: its sessions in the store.
+        usage: what it uses up.
         sessions: those that are open here, by id.
         leaving: those that are being let go, by id.
         clients: its connections.
         moved: why sessions that were taken over are not open here any more.
+        gate: what the large frames of its clients share.
     """
 
     name: str
     fs: SessionFs
+    usage: TenantUsage
     sessions: dict[str, OpenSession] = field(default_factory=dict[str, OpenSession])
     leaving: dict[str, OpenSession] = field(default_factory=dict[str, OpenSession])
     clients: set[Attached] = field(default_factory=set[Attached])
     moved: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+    gate: ByteGate = field(default_factory=lambda: ByteGate(LARGE_FRAMES_BYTES_MAX))
 
     @property
     def idle(self) -> bool:
@@ -132,10 +146,10 @@ class Tenant:
         return not (self.sessions or self.leaving or self.clients)
 
     def tell(self, body: bytes, session_id: str) -> None:
-        """Send *body*, which concerns *session_id*, to all of its clients."""
-        del session_id
+        """Send *body*, which concerns *session_id*, to all of its clients that may know of it."""
         for client in list(self.clients):
-            client.tell(body)
+            if client.permits(session_id):
+                client.tell(body)
 
 
 class Sessions:
@@ -152,6 +166,7 @@ class Sessions:
 
         Raises:
             RpcError: there is no runtime for it.
+            LimitExceeded: the tenant has as many open as it may.
             InvalidInput: no session can have this id.
         """
         # Two clients may ask at once, and one runtime is its home.
@@ -162,11 +177,13 @@ class Sessions:
                     await asyncio.shield(leaving.gone)
                 session = tenant.sessions.get(session_id)
                 if session is not None:
+                    tenant.usage.open_session(session_id)
                     if session.stay() or session.provider.failure is not None:
                         session.renew()
                     return session
-                runtime = await self._place(tenant, session_id)
-                session = OpenSession(session_id, tenant, runtime)
+                with tenant.usage.opening(session_id):
+                    runtime = await self._place(tenant, session_id)
+                    session = OpenSession(session_id, tenant, runtime)
                 runtime.sessions[session_id] = tenant.sessions[session_id] = session
                 tenant.moved.pop(session_id, None)
                 return session
@@ -182,6 +199,7 @@ class Sessions:
         """Let *client* go; when it was the last one, the session lingers, and is closed."""
         session.attached.discard(client)
         if not session.attached and session.tenant.sessions.get(session.id) is session:
+            session.tenant.usage.close_session(session.id)
             session.linger(LINGER_S, lambda: self._spawn(self.close(session)))
 
     async def close(self, session: OpenSession) -> None:
@@ -216,7 +234,7 @@ class Sessions:
             tenant.moved.popitem(last=False)
         self._tell_error(session, told)
         for client in list(session.attached):
-            client.lose(session, RpcError(INTERNAL_ERROR, told), for_good=True)
+            client.lose(session, RpcError(FAILED, told), for_good=True)
         self._spawn(self._leave(session))
 
     def runtime_ended(self, runtime: Runtime) -> None:
@@ -232,7 +250,7 @@ class Sessions:
             if session.busy:
                 self._tell_error(session, f"{told}, and its running turn does not")
             for client in list(session.attached):
-                client.lose(session, RpcError(INTERNAL_ERROR, told), for_good=False)
+                client.lose(session, RpcError(FAILED, told), for_good=False)
             self._spawn(self._leave(session))
 
     async def aclose(self) -> None:
@@ -241,6 +259,7 @@ class Sessions:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _leave(self, session: OpenSession) -> None:
+        session.tenant.usage.close_session(session.id)
         try:
             if session.runtime.alive:
                 async with asyncio.timeout(ANSWER_DEADLINE_S):
