@@ -7,8 +7,11 @@ Node.js or its SDK.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,11 +62,25 @@ async def model() -> AsyncIterator[ScriptedModel]:
         yield model
 
 
+@pytest.fixture(scope="session")
+def plain(executable: Path) -> Iterator[RuntimeProcess]:
+    """A runtime that nobody serves: its sessions live on its own disk. One for all tests, whose sessions it keeps.
+
+    It is started by an event loop that outlives those of the tests, in a thread.
+    """
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        starting = start_runtime(executable)
+        runtime = thread.submit(runner.run, starting.__aenter__()).result()
+        try:
+            yield runtime
+        finally:
+            thread.submit(runner.run, starting.__aexit__(None, None, None)).result()
+
+
 @pytest.fixture
-async def plain(executable: Path) -> AsyncIterator[RuntimeProcess]:
-    """A runtime that nobody serves: its sessions live on its own disk."""
-    async with start_runtime(executable) as runtime:
-        yield runtime
+def session_id(request: pytest.FixtureRequest) -> str:
+    """A session's id that no other test uses on the runtime that they share."""
+    return re.sub("[^A-Za-z0-9_-]", "-", request.node.name)
 
 
 def give_up(error: Exception) -> NoReturn:
