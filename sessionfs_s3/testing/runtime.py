@@ -19,6 +19,22 @@ from sessionfs_s3.testing.fetched import NPM_DEADLINE_S, cache_directory, locked
 if TYPE_CHECKING:  # importing the SDK takes seconds, and finding the runtime needs nothing of it but a path
     from copilot import CopilotClient, SessionFsConfig
 
+__all__ = [
+    "CLI_PATH_VARIABLE",
+    "DEBOUNCE_VARIABLE",
+    "INSTALL_DEADLINE_S",
+    "OFFLINE",
+    "PACKAGE",
+    "VERSION",
+    "RuntimeProcess",
+    "RuntimeUnavailable",
+    "connect_client",
+    "find_runtime",
+    "install_runtime",
+    "start_runtime",
+    "unpacked",
+]
+
 PACKAGE: Final = "@github/copilot"
 VERSION: Final = "1.0.102"
 """The newest on npm that version 1.0.27 of the SDK was tried with. The SDK itself pins a release that npm may lack."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.testing import runtime
 from sessionfs_s3.gateway.process import RuntimeUnavailable
+from sessionfs_s3.testing import runtime
 from sessionfs_s3.testing.runtime import find_runtime, install_runtime, start_runtime
 
 FAKE_NPM = """#!/bin/sh
