@@ -10,6 +10,7 @@ from typing import Self
 
 from copilot import CopilotSession, SessionFsConfig
 
+from sessionfs_s3.catalog import Catalog
 from sessionfs_s3.copilot.ownership import OwnedSession
 from sessionfs_s3.copilot.provider import SessionProvider
 from sessionfs_s3.errors import Closed, Denied, NoAnswer, Refused, Unavailable
@@ -49,6 +50,7 @@ class SessionFs:
         self._environment = environment
         self._store: Store | None = None
         self._owns_store = True
+        self._catalog: Catalog | None = None
         self._owned: dict[str, OwnedSession] = {}
         self.requests = RequestLog(kind=_kind)
         self.config: SessionFsConfig = {
@@ -119,6 +121,24 @@ class SessionFs:
         async with await self._open_volume(self._opened(), keys, read_only=read_only) as volume:
             yield volume
 
+    @property
+    def catalog(self) -> Catalog:
+        """The tenant's sessions as the store has them: list, look at, delete, fork.
+
+        Raises:
+            Closed: the session file system is not open.
+        """
+        store = self._opened()
+        if self._catalog is None:
+            self._catalog = Catalog(
+                store,
+                self._tenant,
+                environment=self._environment,
+                options=self._settings.volume_options(),
+                state_path=self._settings.session_state_path,
+            )
+        return self._catalog
+
     async def probe(self) -> None:
         """Make sure that the store can carry sessions: 13 requests in three round trips, the first time in a process.
 
@@ -153,7 +173,7 @@ class SessionFs:
         owned = list(self._owned.values())
         self._owned.clear()
         outcomes = await asyncio.gather(*(each.aclose() for each in owned), return_exceptions=True)
-        store, self._store = self._store, None
+        store, self._store, self._catalog = self._store, None, None
         if store is not None and self._owns_store:
             await store.aclose()
         failures = [each for each in outcomes if isinstance(each, Exception)]
@@ -208,4 +228,6 @@ def _kind(verb: Verb, key: str) -> str:
     if verb is Verb.LIST:
         return "log"
     folder = key.rpartition("/")[0].rpartition("/")[2]
-    return {".c": "commit", ".s": "snapshot"}.get(key[-2:], folder if folder in {"blob", "probe"} else "other")
+    return {".c": "commit", ".s": "snapshot"}.get(
+        key[-2:], folder if folder in {"blob", "catalog", "probe"} else "other"
+    )

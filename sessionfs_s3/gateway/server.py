@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 from uuid import uuid4
 
 from sessionfs_s3.copilot import SessionFs
@@ -28,6 +28,7 @@ from sessionfs_s3.gateway.provider import SessionFsMethods
 from sessionfs_s3.gateway.runtimes import Runtime, Source
 from sessionfs_s3.gateway.sessions import OpenSession, Sessions, Tenant
 from sessionfs_s3.gateway.tenants import Identity, is_loopback
+from sessionfs_s3.gateway.visible import Catalog
 
 _logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class Gateway:
     def catalogue(self, client: Client) -> CatalogueAnswers:
         """Return what answers the catalogue calls of *client*."""
         return CatalogueAnswers(
-            client.tenant.fs.catalog,
+            cast("Catalog", client.tenant.fs.catalog),
             LiveView(self.sessions, client.tenant, client.permits),
             new_id=lambda: str(uuid4()),
             now_ms=lambda: time.time_ns() // 1_000_000,
