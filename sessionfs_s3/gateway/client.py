@@ -17,7 +17,7 @@ from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open
 from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
-from sessionfs_s3.gateway.limits import LimitExceeded, TenantUsage
+from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
     INVALID_REQUEST,
     REQUEST_CANCELLED,
@@ -88,7 +88,6 @@ class Client:
         stream: FrameStream,
         identity: Identity,
         tenant: Tenant,
-        usage: TenantUsage,
         hello: Mapping[str, Json],
     ) -> None:
         """Serve the client at the other end of *stream*, which greeted with *hello*."""
@@ -104,7 +103,7 @@ class Client:
         self._opened: dict[str, Mapping[str, Json]] = {}
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(PENDING_MAX)
-        self._usage = usage
+        self._usage = tenant.usage
         limits = identity.limits
         stream.limit(frame_bytes_max=limits.frame_bytes_max, gate=tenant.gate)
 

@@ -147,7 +147,7 @@ class Listener:
         hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
         answer = await self._gateway.hello(hello, identity.tenant)
         gateway = self._gateway
-        client = gateway.enter(lambda tenant, usage: Client(gateway, stream, identity, tenant, usage, hello), identity)
+        client = gateway.enter(lambda tenant: Client(gateway, stream, identity, tenant, hello), identity)
         try:
             if greets:
                 await client.send(messages.result(message.id, answer))

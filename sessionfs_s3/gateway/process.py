@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,25 @@ START_DEADLINE_S: Final = 60.0
 _OUTPUT_LINES_MAX: Final = 200
 _LISTENING: Final = re.compile(r"listening on port (\d+)")
 _ARGUMENTS: Final = ("--headless", "--no-auto-update", "--no-auto-login", "--log-level", "error")
+
+
+_PR_SET_PDEATHSIG: Final = 1
+"""``prctl``'s, from Linux' ``<sys/prctl.h>``."""
+
+
+def _with_parent() -> Callable[[], None] | None:
+    """Return what makes a child end when this process does, however that ends; None where there is no such thing.
+
+    A gateway that is killed would leave runtimes behind which nobody can use: their provider slots are spent.
+    """
+    if sys.platform != "linux":
+        return None
+    # Looked up now: after the fork nothing may be imported or locked.
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_END_WITH_PARENT: Final = _with_parent()
 
 
 class RuntimeUnavailable(RuntimeError):
@@ -116,6 +137,39 @@ class RuntimeProcess:
             pass
 
 
+def find_executable() -> Path:
+    """Return the runtime's executable: what the SDK has downloaded, else ``copilot`` on the path.
+
+    Raises:
+        RuntimeUnavailable: there is neither.
+    """
+    found = downloaded_by_sdk()
+    if found is None and (on_path := shutil.which("copilot")):
+        found = Path(on_path)
+    if found is None:
+        raise RuntimeUnavailable(
+            "there is no Copilot runtime: install it with `npm install -g @github/copilot` or "
+            "`python -m copilot download-runtime`, or name it (--runtime-path, COPILOT_CLI_PATH)"
+        )
+    return found
+
+
+def downloaded_by_sdk() -> Path | None:
+    """Return the executable that the Copilot SDK has downloaded, None where it has none."""
+    try:
+        from copilot._cli_download import get_cached_cli_path
+    except ImportError:  # not a public name: an SDK without it has downloaded nothing that could be found
+        return None
+    path = get_cached_cli_path()
+    return Path(path) if path else None
+
+
+def default_cache() -> Path:
+    """Return where runtimes unpack their code unless told otherwise: the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sessionfs-s3" / "runtime"
+
+
 @asynccontextmanager
 async def start_process(
     executable: Path, *, cache: Path, extra: Mapping[str, str] | None = None
@@ -160,6 +214,7 @@ async def start_process(
                 stderr=asyncio.subprocess.STDOUT,
                 env=environment,
                 cwd=home,
+                preexec_fn=_END_WITH_PARENT,
             )
         except OSError as error:
             raise RuntimeUnavailable(f"the runtime {str(executable)!r} cannot be started: {error}") from None

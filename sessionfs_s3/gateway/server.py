@@ -17,7 +17,7 @@ from sessionfs_s3.gateway.answers import CatalogueAnswers
 from sessionfs_s3.gateway.authenticator import Authenticator
 from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import FAILED, RpcError
-from sessionfs_s3.gateway.limits import TenantUsage, Usages
+from sessionfs_s3.gateway.limits import Usages
 from sessionfs_s3.gateway.listener import Listener
 from sessionfs_s3.gateway.live import LiveView
 from sessionfs_s3.gateway.messages import Json, Request, encode
@@ -162,7 +162,7 @@ class Gateway:
 
     # For clients.
 
-    def enter(self, client_of: Callable[[Tenant, TenantUsage], Client], identity: Identity) -> Client:
+    def enter(self, client_of: Callable[[Tenant], Client], identity: Identity) -> Client:
         """Count a client in. Raises LimitExceeded."""
         usage = self.usages.of(identity.tenant, identity.limits)
         usage.connect()
@@ -171,7 +171,7 @@ class Gateway:
             tenant = self.tenants[identity.tenant] = Tenant(
                 identity.tenant, self.store.of_tenant(identity.tenant), usage
             )
-        client = client_of(tenant, usage)
+        client = client_of(tenant)
         tenant.clients.add(client)
         self.clients.add(client)
         return client

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sessionfs_s3.gateway.process import RuntimeProcess, RuntimeUnavailable, start_process
+from sessionfs_s3.gateway.process import RuntimeProcess, RuntimeUnavailable, downloaded_by_sdk, start_process
 from sessionfs_s3.testing.fetched import NPM_DEADLINE_S, cache_directory, locked, npm_install
 
 if TYPE_CHECKING:  # importing the SDK takes seconds, and finding the runtime needs nothing of it but a path
@@ -68,7 +68,7 @@ def find_runtime() -> Path:
         if not os.access(path, os.X_OK) or path.is_dir():
             raise RuntimeUnavailable(f"{CLI_PATH_VARIABLE} {named!r} is not an executable file")
         return path
-    return _downloaded_by_sdk() or install_runtime(cache_directory())
+    return downloaded_by_sdk() or install_runtime(cache_directory())
 
 
 def install_runtime(cache: Path) -> Path:
@@ -89,15 +89,6 @@ def install_runtime(cache: Path) -> Path:
     if found is None:
         raise RuntimeUnavailable(f"npm installed {PACKAGE}@{VERSION}, but it has no executable for this platform")
     return found
-
-
-def _downloaded_by_sdk() -> Path | None:
-    try:
-        from copilot._cli_download import get_cached_cli_path
-    except ImportError:  # not a public name: an SDK without it has downloaded nothing that could be found
-        return None
-    path = get_cached_cli_path()
-    return Path(path) if path else None
 
 
 def _installed(home: Path) -> Path | None:
