@@ -111,7 +111,7 @@ async def test_what_a_list_costs(store: RecordingStore, make_catalog: MakeCatalo
     catalog = make_catalog()
     store.forget()
     first = await catalog.list()
-    assert store.count("LIST") == 2, "sessions and hints"
+    assert store.count("LIST") == 2 + count, "sessions, hints, and a load each"
     assert store.count("PUT") == count, "a hint each"
     store.forget()
     assert await catalog.list() == first
@@ -124,7 +124,7 @@ async def test_what_a_list_costs(store: RecordingStore, make_catalog: MakeCatalo
         await volume.append_file(EVENTS, "{}\n")
     store.forget()
     await catalog.list()
-    assert store.count("LIST") == 1
+    assert store.count("LIST") == 2
     assert store.count("PUT") == 1
     assert all("/s7/" in key for verb, key in store.requests if verb == "GET"), "only what has moved is read"
 
@@ -182,13 +182,16 @@ async def test_a_damaged_hint_is_ignored_and_written_anew(
     assert (await store.inner.get(key)).data == whole
 
 
+WRONG: list[object] = [None, -1, 2**80, "x", [], {"cwd": 1}, True]
+
+
 async def test_hints_with_one_value_out_of_place(store: RecordingStore, make_catalog: MakeCatalog) -> None:
     await write(store, "s1")
     before = await make_catalog().list()
     key = "tenants/acme/catalog/s1"
     hint = json.loads((await store.inner.get(key)).data)
     for name in hint:
-        for value in (None, -1, 2**80, "x", [], {"cwd": 1}, True):
+        for value in WRONG:
             if type(value) is type(hint[name]) or (value is None and name in ("summary", "name", "context")):
                 continue  # a hint that says something else is believed, as any object of the tenant's is
             if name in ("summary", "name", "client_name", "etag") and isinstance(value, str):
