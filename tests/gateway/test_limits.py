@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pydantic import ValidationError
@@ -131,6 +131,7 @@ def test_a_request_may_bring_its_own_time() -> None:
     tenant.request(6.0)
 
 
+@settings(deadline=None)
 @given(
     steps_s=st.lists(st.floats(0, 3), max_size=60),
     per_s=st.floats(0.1, 50),
@@ -270,3 +271,4 @@ class Counting(RuleBasedStateMachine):
 
 
 TestCounting = Counting.TestCase
+TestCounting.settings = settings(deadline=None)
