@@ -302,6 +302,17 @@ def test_a_file_of_keys_that_cannot_serve_is_refused(tmp_path: Path) -> None:
         Authenticator.load(tmp_path / "tenants.toml")
 
 
+def test_a_file_of_public_keys_may_be_read_by_all_and_changed_by_its_owner(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tmp_path)
+    for mode, warned in ((0o644, 0), (0o664, 1), (0o646, 1)):
+        caplog.clear()
+        (tmp_path / "keys.pem").chmod(mode)
+        Authenticator.load(tmp_path / "tenants.toml")
+        assert ["can be changed by others" in message for message in caplog.messages] == [True] * warned
+
+
 async def test_new_keys_in_the_file_count_after_a_reload(tmp_path: Path) -> None:
     authenticator = load(tmp_path)
     assert not authenticator.reload()
@@ -464,6 +475,22 @@ async def test_a_client_that_leaves_does_not_end_what_others_wait_for() -> None:
         assert isinstance(results[0], asyncio.CancelledError)
         assert [len(found) for found in results[1:] if isinstance(found, list)] == [1, 1]
         assert server.asked == 1
+
+
+async def test_nobody_with_a_known_key_waits_for_the_key_ids_of_others() -> None:
+    clock = Clock()
+    async with key_server(jwk(KEY, kid="one")) as server:
+        keys = UrlKeys(server.url, clock=clock)
+        await keys.candidates("one", "RS256")
+        clock.now_s += COOLDOWN_S
+        server.delay_s = 60
+        waiting = asyncio.create_task(keys.candidates("forged", "RS256"))
+        while server.asked < 2:
+            await asyncio.sleep(0.01)
+        assert len(await keys.candidates("one", "RS256")) == 1
+        assert not waiting.done()
+        await keys.close()
+        assert await waiting == []
 
 
 async def test_closing_ends_a_request_under_way() -> None:
