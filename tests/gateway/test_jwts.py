@@ -219,6 +219,8 @@ async def test_no_extension_and_no_odd_header_is_taken(tmp_path: Path, caplog: p
         await fails(authenticator, f"{_part(header)}.{good[1]}.{good[2]}", "", caplog)
     deep = base64.urlsafe_b64encode(b"[" * 9000).rstrip(b"=").decode()
     await fails(authenticator, f"{deep}.{good[1]}.{good[2]}", "no JSON Web Token", caplog)
+    await fails(authenticator, sign(KEY, headers={"crit": ["exp"]}), "InvalidTokenError", caplog)
+    await fails(authenticator, sign(KEY, headers={"b64": False}), "extension of the signature", caplog)
     own = {"jwk": jwk(STRANGER), "jku": "http://127.0.0.1:1/", "x5u": "http://127.0.0.1:1/"}
     await fails(authenticator, sign(STRANGER, headers=own), "wrong signature", caplog)
 
@@ -300,6 +302,17 @@ def test_a_file_of_keys_that_cannot_serve_is_refused(tmp_path: Path) -> None:
         Authenticator.load(tmp_path / "tenants.toml")
 
 
+def test_a_file_of_public_keys_may_be_read_by_all_and_changed_by_its_owner(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tmp_path)
+    for mode, warned in ((0o644, 0), (0o664, 1), (0o646, 1)):
+        caplog.clear()
+        (tmp_path / "keys.pem").chmod(mode)
+        Authenticator.load(tmp_path / "tenants.toml")
+        assert ["can be changed by others" in message for message in caplog.messages] == [True] * warned
+
+
 async def test_new_keys_in_the_file_count_after_a_reload(tmp_path: Path) -> None:
     authenticator = load(tmp_path)
     assert not authenticator.reload()
@@ -374,7 +387,25 @@ async def test_a_key_that_is_new_at_the_issuer_is_found_and_an_old_one_goes(tmp_
         server.keys = []
         clock.now_s += LIFETIME_S
         await authenticator.authenticate(new, peer=PEER)
+        server.keys = [jwk(KEY, kid="one")]
+        clock.now_s += COOLDOWN_S
+        with pytest.raises(AuthenticationFailed):
+            await authenticator.authenticate(new, peer=PEER)
         await authenticator.close()
+
+
+async def test_a_key_that_the_issuer_withdraws_is_gone_within_its_lifetime() -> None:
+    clock = Clock()
+    async with key_server(jwk(KEY, kid="one")) as server:
+        keys = UrlKeys(server.url, clock=clock)
+        assert len(await keys.candidates("one", "RS256")) == 1
+        server.keys = [jwk(STRANGER, kid="two")]
+        clock.now_s += LIFETIME_S - 1
+        assert len(await keys.candidates("one", "RS256")) == 1
+        assert server.asked == 1
+        clock.now_s += 1
+        assert await keys.candidates("one", "RS256") == []
+        assert server.asked == 2
 
 
 @pytest.mark.parametrize(
@@ -391,7 +422,7 @@ async def test_a_key_that_is_new_at_the_issuer_is_found_and_an_old_one_goes(tmp_
         ("body", b'{"keys": []}'),
         ("body", b'{"keys": [5, {}, {"kty": "RSA"}, {"kty": "oct", "k": "AAAA", "kid": "one"}, {"kty": 5}]}'),
         ("body", b"[" * 100_000),
-        ("body", b" " * (SET_BYTES_MAX + 1)),
+        ("body", json.dumps({"keys": [jwk(KEY, kid="one")]}).encode().ljust(SET_BYTES_MAX + 1)),
         ("delay_s", 30.0),
     ],
 )
@@ -444,6 +475,22 @@ async def test_a_client_that_leaves_does_not_end_what_others_wait_for() -> None:
         assert isinstance(results[0], asyncio.CancelledError)
         assert [len(found) for found in results[1:] if isinstance(found, list)] == [1, 1]
         assert server.asked == 1
+
+
+async def test_nobody_with_a_known_key_waits_for_the_key_ids_of_others() -> None:
+    clock = Clock()
+    async with key_server(jwk(KEY, kid="one")) as server:
+        keys = UrlKeys(server.url, clock=clock)
+        await keys.candidates("one", "RS256")
+        clock.now_s += COOLDOWN_S
+        server.delay_s = 60
+        waiting = asyncio.create_task(keys.candidates("forged", "RS256"))
+        while server.asked < 2:
+            await asyncio.sleep(0.01)
+        assert len(await keys.candidates("one", "RS256")) == 1
+        assert not waiting.done()
+        await keys.close()
+        assert await waiting == []
 
 
 async def test_closing_ends_a_request_under_way() -> None:
