@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from sessionfs_s3.errors import CommitUnknown, Corrupt, Fenced, InUse, InvalidInput, SessionFsError, Unavailable
 from sessionfs_s3.gateway import listing, pages
-from sessionfs_s3.gateway.arguments import Arguments, is_session_id, name_error
+from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, TOO_LONG, Arguments, is_session_id, name_error
 from sessionfs_s3.gateway.client_metadata import FILE_NAME, client_metadata
 from sessionfs_s3.gateway.errors import RpcError, failed
 from sessionfs_s3.gateway.listing import SessionInfo
@@ -199,15 +199,18 @@ class CatalogueAnswers:
         return any(event.get("type") == "user.message" for event in await self._sessions.events(session_id))
 
     async def _enrich(self, arguments: Arguments) -> object:
+        """Fill in what is known of the sessions; times stay as the client has them."""
         records = arguments.array("sessions")
         if not all(isinstance(record, Mapping) for record in records):
             raise arguments.error("session metadata entry must be an object")
+        given = cast("list[Mapping[str, object]]", records)
+        session_ids = [Arguments(arguments.method, record).session_id() for record in given]
         known = {info.id: info for info in await self._sessions.all()}
         enriched: list[object] = []
-        for record in cast("list[Mapping[str, object]]", records):
-            info = known.get(session_id) if isinstance(session_id := record.get("sessionId"), str) else None
+        for session_id, record in zip(session_ids, given, strict=True):
+            info = known.get(session_id)
             added = {"isDetached": False} if info is None else {"isDetached": info.detached} | listing.details(info)
-            enriched.append({**record, **{key: value for key, value in added.items() if record.get(key) is None}})
+            enriched.append({**record, **added})
         return {"sessions": enriched}
 
     async def _event_file_path(self, arguments: Arguments) -> object:
@@ -255,6 +258,8 @@ class CatalogueAnswers:
         session_id = arguments.get("sessionId")
         if isinstance(session_id, str) and not is_session_id(session_id):
             return {"success": False, "error": "Invalid sessionId"}
+        if isinstance(session_id, str) and len(session_id) > SESSION_ID_CHARS_MAX:
+            return {"success": False, "error": TOO_LONG}
         checked = arguments.legacy_session_id()
         if await self._sessions.remove(checked) is None:
             return {"success": False, "error": f"Session file not found for {checked}"}
@@ -280,7 +285,8 @@ class CatalogueAnswers:
     async def _prune(self, arguments: Arguments) -> object:
         """Delete old sessions. Unlike the runtime, skip those that are open here, whoever of the tenant uses them."""
         days = arguments.number("olderThanDays")
-        excluded = set(arguments.session_ids("excludeSessionIds")) if arguments.has("excludeSessionIds") else set[str]()
+        given = arguments.get("excludeSessionIds") is not None
+        excluded = set(arguments.session_ids("excludeSessionIds")) if given else set[str]()
         dry_run, named_too = arguments.flag("dryRun"), arguments.flag("includeNamed")
         now_ms, opened = self._now_ms(), set(self._sessions.open())
         old = [info for info in await self._sessions.listed() if now_ms - info.modified_ms >= days * _DAY_MS]

@@ -18,6 +18,9 @@ _SESSION_ID: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 SESSION_ID_CHARS_MAX: Final = 255
 """Of a session's directory on a file system, which is where the runtime meets the limit; the store's is the same."""
 
+TOO_LONG: Final = "File name too long (os error 36)"
+"""What the runtime says of a longer one."""
+
 _SHOWN_CHARS_MAX: Final = 300
 NAME_CHARS_MAX: Final = 100
 """Of a session's name; the runtime's own limit."""
@@ -30,10 +33,6 @@ class Arguments:
         """Read *params*; what is no object has no members, as for the runtime."""
         self.method = method
         self._params: Mapping[str, object] = cast("Mapping[str, object]", params) if isinstance(params, Mapping) else {}
-
-    def has(self, name: str) -> bool:
-        """Whether parameter *name* was given."""
-        return name in self._params
 
     def names(self) -> list[str]:
         """Return the parameters that were given, in their order."""
@@ -95,7 +94,7 @@ class Arguments:
         if not is_session_id(value):
             raise self.error(f"Invalid sessionId: {_shown(value)}")
         if len(value) > SESSION_ID_CHARS_MAX:
-            raise self.error("File name too long (os error 36)")
+            raise self.error(TOO_LONG)
         return value
 
 
