@@ -34,6 +34,10 @@ class Arguments:
         self.method = method
         self._params: Mapping[str, object] = cast("Mapping[str, object]", params) if isinstance(params, Mapping) else {}
 
+    def has(self, name: str) -> bool:
+        """Whether parameter *name* was given, be it as null."""
+        return name in self._params
+
     def names(self) -> list[str]:
         """Return the parameters that were given, in their order."""
         return list(self._params)
@@ -105,7 +109,7 @@ def is_session_id(value: object) -> TypeGuard[str]:
 
 def name_error(name: str) -> str | None:
     """Return which of the runtime's rules the session name *name* breaks, None when it breaks none."""
-    if not name.strip():
+    if not name:
         return "Session name cannot be empty."
     if name != name.strip():
         return "Session name must not have leading or trailing whitespace."
