@@ -7,13 +7,15 @@ answers its requests, and lets it go by leaving. A client that does not read sto
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
-from sessionfs_s3.gateway.messages import Json, Malformed, Request, Response, error, parse
+from sessionfs_s3.gateway.messages import Id, Json, Malformed, Request, Response, encode, error, parse
 from sessionfs_s3.gateway.runtimes import Runtime
 
 if TYPE_CHECKING:
@@ -31,9 +33,10 @@ class Relay:
         runtime: the runtime.
     """
 
-    def __init__(self, client: Client, runtime: Runtime, stream: FrameStream) -> None:
+    def __init__(self, relays: Relays, client: Client, runtime: Runtime, stream: FrameStream) -> None:
         """Pass on what comes over *stream*, a greeted connection to *runtime*, until either side goes."""
         self.runtime = runtime
+        self._relays = relays
         self._client = client
         self._stream = stream
         self._reading = asyncio.create_task(self._read())
@@ -61,6 +64,7 @@ class Relay:
             _logger.info("%s: a client's connection to it ended: %s", self.runtime.name, problem)
         finally:
             self._stream.abort()
+            self._relays.ended(self)
             self._client.relay_ended(self)
 
     async def _take(self, body: bytes) -> None:
@@ -72,7 +76,7 @@ class Relay:
                 self._watch(message)
                 await self._client.send(body)
         elif self._may_hear(message):
-            await self._client.ask(self, message, body)
+            await self._client.send(self._relays.asked(self, message, body))
         else:
             await self.send(error(message.id, RpcError(FAILED, "no client answers this request")))
 
@@ -92,6 +96,68 @@ class Relay:
             session = self.runtime.sessions.get(message.session_id or "")
             if session is not None:
                 session.busy = False
+
+
+class Relays:
+    """One client's connections to runtimes, and what runtimes have asked it over them."""
+
+    def __init__(self, client: Client, hello: Mapping[str, Json]) -> None:
+        """Connect on behalf of *client*, which greeted with *hello*."""
+        self._client = client
+        self._hello = hello
+        self._relays: dict[Runtime, Relay] = {}
+        self._connecting: WeakKeyDictionary[Runtime, asyncio.Lock] = WeakKeyDictionary()
+        self._asked: dict[Id, tuple[Relay, Id]] = {}
+
+    @property
+    def any(self) -> Runtime | None:
+        """A runtime to which there is a connection."""
+        return next((runtime for runtime, relay in self._relays.items() if relay.open), None)
+
+    async def to(self, runtime: Runtime) -> Relay:
+        """Return the connection to *runtime*. Raises RpcError when it cannot be reached."""
+        async with self._connecting.setdefault(runtime, asyncio.Lock()):
+            relay = self._relays.get(runtime)
+            if relay is None or not relay.open:
+                try:
+                    stream, _ = await runtime.connect(self._hello)
+                except OSError as problem:
+                    raise RpcError(FAILED, f"the runtime cannot be reached: {problem}") from None
+                relay = self._relays[runtime] = Relay(self, self._client, runtime, stream)
+            return relay
+
+    def asked(self, relay: Relay, request: Request, body: bytes) -> bytes:
+        """Note that a runtime waits for the client's answer to *request*; return the request as the client gets it.
+
+        Its id stays, unless another runtime waits for an answer under the same one.
+        """
+        number = request.id
+        if number in self._asked:
+            number = 1 + max((each for each in self._asked if isinstance(each, int)), default=0)
+            body = encode(Request(request.method, request.params, number))
+        self._asked[number] = (relay, request.id)
+        return body
+
+    async def answer(self, response: Response) -> None:
+        """Pass an answer of the client on to whoever asked; one that nobody waits for goes nowhere."""
+        asked = self._asked.pop(response.id, None)
+        if asked is None:
+            return
+        relay, number = asked
+        with contextlib.suppress(OSError):  # the relay's reader finds that out, too
+            await relay.send(encode(Response(number, response.body)))
+
+    def ended(self, relay: Relay) -> None:
+        """Forget a connection that is lost."""
+        if self._relays.get(relay.runtime) is relay:
+            del self._relays[relay.runtime]
+        for number, (asker, _) in list(self._asked.items()):
+            if asker is relay:
+                del self._asked[number]
+
+    async def aclose(self) -> None:
+        """Leave every runtime."""
+        await asyncio.gather(*(relay.aclose() for relay in list(self._relays.values())))
 
 
 def audience(message: Request) -> str | None:
