@@ -50,19 +50,6 @@ def deletion_drops_fences(patch: pytest.MonkeyPatch) -> None:
     _with_leftovers(patch, _as_it_is, fence_age_s=0.0)
 
 
-def deletion_drops_the_last_slot(patch: pytest.MonkeyPatch) -> None:
-    """The slot just below the tombstone is removed when it is old, like any other."""
-
-    def last_too(left: Leftovers, stored: StoredSession, tombstone: int) -> Leftovers:
-        last = stored.commits.get(tombstone - 1)
-        aged = last is not None and last.size > 170 and last.modified_ms <= stored.now_ms - 3600_000
-        return (
-            Leftovers([*left.gone, last], [each for each in left.spent if each is not last]) if aged and last else left
-        )
-
-    _with_leftovers(patch, last_too)
-
-
 def deletion_leaves_blobs(patch: pytest.MonkeyPatch) -> None:
     """Only the log is removed."""
     _with_leftovers(patch, lambda left, *_: replace(left, gone=[each for each in left.gone if "/log/" in each.key]))
@@ -177,7 +164,6 @@ def spent_slot_is_free(patch: pytest.MonkeyPatch) -> None:
 DELETION_MUTANTS: tuple[Break, ...] = (
     deletion_leaves_no_spent_slots,
     deletion_drops_fences,
-    deletion_drops_the_last_slot,
     deletion_leaves_blobs,
     deletion_leaves_slots_as_they_are,
     removal_before_the_tombstone,
