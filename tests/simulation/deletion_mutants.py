@@ -26,38 +26,31 @@ leftovers = deletion.leftovers
 delete_session = deletion.delete_session
 
 
-def _with_leftovers(
-    patch: pytest.MonkeyPatch, change: Callable[[Leftovers, StoredSession, int], Leftovers], **options: float
-) -> None:
+def _with_leftovers(patch: pytest.MonkeyPatch, change: Callable[[Leftovers], Leftovers], **options: Any) -> None:
     def careless(stored: StoredSession, tombstone: int, now_ms: int, given: VolumeOptions) -> Leftovers:
-        left = leftovers(stored, tombstone, now_ms, replace(given, **options))
-        return change(left, stored, tombstone)
+        return change(leftovers(stored, tombstone, now_ms, replace(given, **options)))
 
     patch.setattr(deletion, "leftovers", careless)
 
 
-def _as_it_is(left: Leftovers, *_: object) -> Leftovers:
-    return left
-
-
 def deletion_leaves_no_spent_slots(patch: pytest.MonkeyPatch) -> None:
     """Everything below the tombstone is removed at once."""
-    _with_leftovers(patch, lambda left, *_: Leftovers([*left.gone, *left.spent], ()))
+    _with_leftovers(patch, lambda left: Leftovers([*left.gone, *left.spent], ()))
 
 
 def deletion_drops_fences(patch: pytest.MonkeyPatch) -> None:
     """The slot of a claim is kept no longer than any other."""
-    _with_leftovers(patch, _as_it_is, fence_age_s=0.0)
+    _with_leftovers(patch, lambda left: left, fence_age_s=0.0)
 
 
 def deletion_leaves_blobs(patch: pytest.MonkeyPatch) -> None:
     """Only the log is removed."""
-    _with_leftovers(patch, lambda left, *_: replace(left, gone=[each for each in left.gone if "/log/" in each.key]))
+    _with_leftovers(patch, lambda left: replace(left, gone=[each for each in left.gone if "/log/" in each.key]))
 
 
 def deletion_leaves_slots_as_they_are(patch: pytest.MonkeyPatch) -> None:
     """What cannot be removed yet is not emptied either."""
-    _with_leftovers(patch, lambda left, *_: replace(left, spent=()))
+    _with_leftovers(patch, lambda left: replace(left, spent=()))
 
 
 def removal_before_the_tombstone(patch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import pytest
 from sessionfs_s3.errors import CommitUnknown, Fenced, SessionFsError, Unavailable
 from sessionfs_s3.format import TOMBSTONE_BYTES, Kind, parse_log_name
 from sessionfs_s3.store import UNCONDITIONAL, MemoryStore, Page
-from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX
+from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Store
 from sessionfs_s3.testing.faults import Fate, Fault
 from sessionfs_s3.volume import Volume
 from sessionfs_s3.volume.cache import ContentCache
+from sessionfs_s3.volume.deletion import Deleted
 from sessionfs_s3.volume.environment import system_environment
 from tests.volume.conftest import KEYS
 from tests.volume.deleted import DAY_S, HOUR_S, SECRET, Clock, Counting, Place, shown_by
@@ -223,7 +224,7 @@ async def test_whoever_reads_while_it_is_deleted_sees_all_or_nothing(
         store = Counting(place.store.inner)
         store.at, store.act = at, place.delete
         assert await place.show(store) in ("whole", "empty"), at
-        assert store.act is None, "it has been deleted meanwhile"
+        assert await place.delete() == Deleted(existed=False), "it has been deleted meanwhile"
         assert await place.show(store) == "empty"
 
 
@@ -239,7 +240,6 @@ async def test_whoever_opens_while_it_is_deleted_has_what_is_there_afterwards(
         store = Counting(place.store.inner)
         store.at, store.act = at, place.delete
         volume = await place.open(store)
-        assert store.act is None, "it has been deleted meanwhile"
         await volume.write_file("/mine", "1")
         assert await volume.readdir("/") == ["mine"]
         assert await (await place.open(read_only=True)).readdir("/") == ["mine"]
@@ -326,36 +326,64 @@ class TornStore(RecordingStore):
         if self.between is None or prefix != KEYS.log:
             return before
         between, self.between = self.between, None
-        front = [entry for entry in before.entries if self._number(entry.key) in self.first]
+        front = [entry for entry in before.entries if _number(entry.key) in self.first]
         await between()
         after = await super().list(prefix, limit=limit)
         old = {entry.key for entry in before.entries} - {entry.key for entry in front}
         return Page((*front, *(entry for entry in after.entries if entry.key in old)), None)
 
-    def _number(self, key: str) -> int:
-        name = parse_log_name(key.removeprefix(KEYS.log))
-        return name.sequence if name is not None and name.kind is Kind.COMMIT else 0
+
+class HaltingStore(RecordingStore):
+    """A store that has deleted the commits above *upto*, and takes until *resumed* to delete the rest."""
+
+    def __init__(self, inner: Store, upto: int) -> None:
+        super().__init__(inner)
+        self.halted, self.resumed = asyncio.Event(), asyncio.Event()
+        self._upto = upto
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await super().delete([key for key in keys if _number(key) > self._upto])
+        self.halted.set()
+        await self.resumed.wait()
+        await super().delete(keys)
 
 
+def _number(key: str) -> int:
+    """Return the number of the commit *key*, 0 for anything else."""
+    name = parse_log_name(key.removeprefix(KEYS.log))
+    return name.sequence if name is not None and name.kind is Kind.COMMIT else 0
+
+
+@pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("shown_first", range(1, 7))
-async def test_a_listing_that_began_before_does_not_pass_for_a_shorter_log(place: Place, shown_first: int) -> None:
+async def test_a_listing_that_began_before_does_not_pass_for_a_shorter_log(
+    place: Place, shown_first: int, read_only: bool
+) -> None:
     """All is so old that nothing has to be left behind, but for this one case."""
     owner = await place.open(snapshot_commits=1000)
     for number in range(6):
         await owner.append_file("/log", f"{number},")
     place.clock.now_s += 8 * DAY_S
+    halting = HaltingStore(place.store.inner, shown_first)
+    deleting: list[asyncio.Task[object]] = []
+
+    async def delete() -> None:
+        deleting.append(asyncio.create_task(place.delete(halting)))
+        await halting.halted.wait()
+
     torn = TornStore(place.store.inner)
-    for read_only in (True, False):
-        torn.first = frozenset(range(1, shown_first + 1))
-        torn.between = place.delete
-        volume = await place.open(torn, read_only=read_only)
-        assert await volume.readdir("/") == []
-        assert volume.head.sequence >= 7
-        if not read_only:
-            await volume.write_file("/a", "new")
-            assert await (await place.open(read_only=True)).readdir("/") == ["a"]
-            with pytest.raises(SessionFsError):
-                await owner.append_file("/log", "late")
+    torn.first = frozenset(range(1, shown_first + 1))
+    torn.between = delete
+    volume = await place.open(torn, read_only=read_only)
+    assert await volume.readdir("/") == []
+    assert volume.head.sequence >= 7
+    if not read_only:
+        await volume.write_file("/a", "new")
+    halting.resumed.set()
+    await deleting[0]
+    assert await (await place.open(read_only=True)).readdir("/") == ([] if read_only else ["a"])
+    with pytest.raises(SessionFsError):
+        await owner.append_file("/log", "late")
 
 
 async def test_a_commit_of_unknown_fate_stays_one(place: Place) -> None:
