@@ -115,7 +115,7 @@ def name_error(name: str) -> str | None:
         return "Session name must not have leading or trailing whitespace."
     if len(name) > NAME_CHARS_MAX:
         return f"Session name must be {NAME_CHARS_MAX} characters or less."
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in name):
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in name):
         return "Session name must not contain control characters."
     if '"' in name:
         return "Session name must not contain double quotes."
