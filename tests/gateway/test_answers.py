@@ -178,6 +178,35 @@ async def test_deleting_many_says_what_each_gave_back(tenant: Tenant) -> None:
     assert UUID in tenant.catalog.stored, "one id that is none, and nothing is deleted"
 
 
+async def test_how_many_one_request_may_name(tenant: Tenant) -> None:
+    many = [f"s{number}" for number in range(1001)]
+    for method in ("sessions.bulkDelete", "sessions.checkInUse", "sessions.getClientMetadata"):
+        assert "1001 sessions, and at most 1000" in await tenant.refused(method, sessionIds=many)
+        assert len(json.dumps(await tenant.ask(method, sessionIds=many[1:]))) > 10
+    assert "1001 sessions" in await tenant.refused("sessions.pruneOld", olderThanDays=1, excludeSessionIds=many)
+
+
+async def test_of_many_deletions_all_are_tried() -> None:
+    class Stubborn(MemoryCatalog):
+        async def delete(self, session_id: str) -> int | None:
+            if session_id == "s3":
+                raise Unavailable("no answer")
+            return await super().delete(session_id)
+
+    names = [f"s{number}" for number in range(20)]
+    tenant = Tenant()
+    catalog = Stubborn(*map(stored, names))
+    answers = CatalogueAnswers(catalog, tenant.live, new_id=str, now_ms=lambda: NOW_MS)
+    with pytest.raises(RpcError, match="unavailable"):
+        await answers.answer("sessions.bulkDelete", {"sessionIds": names})
+    assert list(catalog.stored) == ["s3"]
+
+
+async def test_what_is_no_catalogue_call(tenant: Tenant) -> None:
+    with pytest.raises(RpcError, match=r"Unhandled method session\.send"):
+        await tenant.ask("session.send", sessionId="new")
+
+
 async def test_closing(tenant: Tenant) -> None:
     assert await tenant.ask("sessions.close", sessionId="new") == {}
     assert await tenant.ask("sessions.close", sessionId="new") == {}

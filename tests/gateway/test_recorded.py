@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from sessionfs_s3.gateway.answers import CatalogueAnswers
 from sessionfs_s3.gateway.errors import RpcError, not_open, unhandled
-from sessionfs_s3.gateway.methods import required_session
+from sessionfs_s3.gateway.methods import required_session, shared_params
 from sessionfs_s3.gateway.to_clients import deleted_notice
 from sessionfs_s3.testing.model import Say, ScriptedModel
 from sessionfs_s3.testing.runtime import start_runtime
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.runtime, pytest.mark.timeout(TIMEOUT_S), pytest.mark.a
 
 PLAIN = "8d5c5a52-1111-4444-8888-123456789abc"
 WORK = "8d5c5a52-2222-4444-8888-123456789abc"
+PROMPT = "One zebra, please"
 IDS: list[object] = [
     "",
     "bad/id",
@@ -96,7 +97,7 @@ async def both(repository: Path) -> AsyncIterator[Both]:
         }
         for session_id, more in created.items():
             await peer.ask("session.create", options(session_id, model.url, **more))
-            await peer.ask("session.send", {"sessionId": session_id, "prompt": "One"})
+            await peer.ask("session.send", {"sessionId": session_id, "prompt": PROMPT})
             await peer.until(functools.partial(_is_idle, session_id=session_id))
             if more:
                 await peer.ask("session.name.set", {"sessionId": session_id, "name": "Mine"})
@@ -316,6 +317,27 @@ async def test_no_foreground(both: Both) -> None:
     await both.agree("session.getForeground")
     for session_id in (PLAIN, "nope", None):
         await both.agree("session.setForeground", {"sessionId": session_id})
+
+
+async def test_what_sessions_of_a_runtime_would_share(both: Both) -> None:
+    """By default every prompt goes into one database of the runtime's home, and the gateway's parameters prevent it."""
+    outside = _holding(both.home / "copilot", PROMPT)
+    assert {path.name for path in outside} >= {"session-store.db-wal"}
+    async with start_runtime(located()) as runtime, connected(runtime) as peer:
+        params = shared_params("session.create", options("s1", both.model_url, enableSessionStore=True))
+        assert (await peer.ask("session.create", params))["sessionId"] == "s1"
+        await peer.ask("session.send", {"sessionId": "s1", "prompt": PROMPT})
+        await peer.until(functools.partial(_is_idle, session_id="s1"))
+        update = shared_params("session.options.update", {"sessionId": "s1", "enableSessionStore": True})
+        await peer.ask("session.options.update", update)
+        await peer.ask("sessions.close", {"sessionId": "s1"})
+        home = runtime.home / "copilot"
+        assert _holding(home / "session-state", PROMPT), "the session itself is there"
+        assert not [path for path in _holding(home, PROMPT) if home / "session-state" not in path.parents]
+
+
+def _holding(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
 async def test_deleting(both: Both) -> None:
