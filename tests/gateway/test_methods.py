@@ -19,9 +19,9 @@ from sessionfs_s3.gateway.methods import (
     refusal,
     required_session,
     session_of,
-    shared_params,
     treatment,
 )
+from sessionfs_s3.gateway.sharing import HOST_TOOLS, shared_params
 from sessionfs_s3.gateway.to_clients import OWN_RUNTIME, PASSAGES, Recipient, passage, session_named
 
 from .catalogs import Live, MemoryCatalog
@@ -200,6 +200,17 @@ def test_treatment(method: str, treated: Treatment) -> None:
         ("session.create", {"configDir": "/home/other"}),
         ("session.resume", {"eventsLogDirectory": "/tmp/x"}),
         ("session.options.update", {"trajectoryFile": "/etc/passwd"}),
+        ("session.create", {"hookDirectories": ["/x"]}),
+        ("session.create", {"installedPlugins": [{"name": "x"}]}),
+        ("session.resume", {"pluginDirectories": ["/x"]}),
+        ("session.create", {"requestExtensions": True}),
+        ("session.create", {"mcpServers": {"a": {"url": "https://example.com"}, "b": {"command": "sh"}}}),
+        ("session.create", {"mcpServers": {"a": {"type": "local", "args": []}}}),
+        ("session.create", {"customAgents": [{"name": "x", "mcpServers": {"b": {"command": "sh"}}}]}),
+        ("sessions.open", {"kind": "create", "options": {"mcpServers": {"b": {"command": "sh"}}}}),
+        ("session.mcp.startServer", {"serverName": "x", "config": {"command": "sh", "url": "https://example.com"}}),
+        ("session.mcp.restartServer", {"serverName": "x", "config": {"command": "sh"}}),
+        ("session.mcp.reloadWithConfig", {"config": {"mcpServers": {"x": {"command": "sh"}}}}),
         ("sessions.open", {"kind": "cloud"}),
         ("sessions.open", {"kind": "handoff"}),
         ("sessions.open", {"kind": "remote", "remoteSessionId": "theirs"}),
@@ -224,6 +235,10 @@ def test_parameters_that_reach_beyond_the_session(method: str, params: dict[str,
     ("method", "params"),
     [
         ("session.create", {"configDir": None, "mcpServers": {}}),
+        ("session.create", {"requestExtensions": False, "installedPlugins": [], "customAgents": [{"name": "x"}, 5]}),
+        ("session.create", {"mcpServers": {"a": {"type": "http", "url": "https://example.com", "tools": ["*"]}}}),
+        ("session.mcp.startServer", {"serverName": "x"}),
+        ("session.mcp.restartServer", {"serverName": "x", "config": {"url": "https://example.com"}}),
         ("session.permissions.handlePendingPermissionRequest", {"result": {"kind": "approve-once"}}),
         ("session.permissions.handlePendingPermissionRequest", {"result": {"kind": ["approve-permanently"]}}),
         ("session.permissions.modifyRules", {"scope": "session"}),
@@ -285,12 +300,37 @@ def test_what_sessions_would_share_is_taken_out() -> None:
     assert opened["options"]["enableSessionStore"] is False
     assert opened["options"]["model"] == "m"
     update = shared_params("session.options.update", {"sessionId": "s1", "enableSessionStore": True})
+    assert "excludedTools" not in str(update)
     assert update == {"sessionId": "s1", "enableSessionStore": False}
     as_they_came: list[object] = [{"sessionId": "s1", "model": "m"}, None, []]
     for untouched in as_they_came:
         assert shared_params("session.options.update", untouched) is untouched
         assert shared_params("session.send", untouched) is untouched
     assert given["enableSessionStore"] is True, "the client's own parameters are left as they came"
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        ({}, []),
+        ({"excludedTools": ["view"]}, ["view"]),
+        ({"availableTools": ["bash"], "excludedTools": ["view"]}, []),
+        ({"availableTools": ["*"], "excludedTools": ["view"], "toolFilterPrecedence": "available"}, []),
+        ({"availableTools": ["*"], "excludedTools": ["view"], "toolFilterPrecedence": "excluded"}, ["view"]),
+        ({"excludedTools": "view"}, []),
+    ],
+)
+def test_the_hosts_tools_are_excluded(given: dict[str, object], own: list[str]) -> None:
+    hosts = [f"builtin:{name}" for name in HOST_TOOLS]
+    for method in ("session.create", "session.resume", "sessions.open", "session.options.update"):
+        nested = method == "sessions.open"
+        passed = shared_params(method, {"options": given} if nested else given)
+        assert isinstance(passed, dict)
+        options = passed["options"] if nested else passed
+        if given or method != "session.options.update":
+            assert options["excludedTools"] == [*own, *hosts]
+            assert options["toolFilterPrecedence"] == "excluded"
+            assert options.get("availableTools") == given.get("availableTools")
 
 
 def test_nothing_of_a_runtime_reaches_anybody_by_default() -> None:

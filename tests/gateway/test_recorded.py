@@ -17,9 +17,10 @@ import pytest_asyncio
 
 from sessionfs_s3.gateway.answers import CatalogueAnswers
 from sessionfs_s3.gateway.errors import RpcError, not_open, unhandled
-from sessionfs_s3.gateway.methods import required_session, shared_params
+from sessionfs_s3.gateway.methods import required_session
+from sessionfs_s3.gateway.sharing import HOST_TOOLS, shared_params
 from sessionfs_s3.gateway.to_clients import deleted_notice
-from sessionfs_s3.testing.model import Say, ScriptedModel
+from sessionfs_s3.testing.model import Call, Say, ScriptedModel
 from sessionfs_s3.testing.runtime import start_runtime
 
 from .catalogs import DiskCatalog, Live
@@ -55,7 +56,11 @@ class Both:
     runtime: Peer
     gateway: CatalogueAnswers
     home: Path
-    model_url: str
+    model: ScriptedModel
+
+    @property
+    def model_url(self) -> str:
+        return self.model.url
 
     async def agree(self, method: str, params: object = None) -> Any:
         """Ask both and compare; return the answer."""
@@ -110,7 +115,7 @@ async def both(repository: Path) -> AsyncIterator[Both]:
         gateway = CatalogueAnswers(
             DiskCatalog(state), Live(), new_id=lambda: "unused", now_ms=lambda: 0, state_path=str(state / "any")
         )
-        yield Both(peer, gateway, runtime.home, model.url)
+        yield Both(peer, gateway, runtime.home, model)
 
 
 def _is_idle(message: dict[str, Any], session_id: str) -> bool:
@@ -334,6 +339,41 @@ async def test_what_sessions_of_a_runtime_would_share(both: Both) -> None:
         home = runtime.home / "copilot"
         assert _holding(home / "session-state", PROMPT), "the session itself is there"
         assert not [path for path in _holding(home, PROMPT) if home / "session-state" not in path.parents]
+
+
+INSIDE_TOOLS = {
+    *("apply_patch", "create", "edit", "str_replace_editor", "view"),
+    *("ask_user", "exit_plan_mode", "manage_schedule", "skill", "sql", "task_complete", "update_todo"),
+    *("list_agents", "read_agent", "task", "write_agent"),
+    *("fetch_copilot_cli_documentation", "generic_tool_search", "tool_search_tool", "web_fetch"),
+}
+"""Built-in tools that use the session's own files, the network, or nothing."""
+
+
+async def test_the_agent_of_a_shared_runtime_has_no_tool_of_the_host(both: Both) -> None:
+    both.model.add("Delegate.", Call("task", DELEGATION), Say("Delegated."))
+    both.model.add("Do it.", Call("bash", {"command": "echo here", "description": "x"}), Say("Tried."))
+    params = shared_params("session.create", options("bound", both.model_url, availableTools=["*"]))
+    await both.runtime.ask("session.create", params)
+    await both.runtime.ask("session.permissions.setApproveAll", {"sessionId": "bound", "enabled": True})
+    for prompt in ("Do it.", "Delegate."):
+        before = len(both.model.requests)
+        both.runtime.received.clear()
+        await both.runtime.ask("session.send", {"sessionId": "bound", "prompt": prompt})
+        await both.runtime.until(functools.partial(_is_idle, session_id="bound"))
+        results = [each for request in both.model.requests[before:] for each in request.results()]
+        assert any(each.startswith("Tool 'bash' does not exist.") for each in results), results
+        assert not any(each.startswith("here") for each in results)
+    described = await both.runtime.ask("session.tools.getBuiltinDescriptors", {"sessionId": "bound"})
+    listed = await both.runtime.ask("tools.list", {})
+    names = {each["name"] for each in [*described["tools"], *listed["tools"]]}
+    assert {"bash", "grep", "view"} <= names
+    undecided = sorted(names - INSIDE_TOOLS - set(HOST_TOOLS))
+    assert not undecided, f"decide about these tools, in sessionfs_s3/gateway/sharing.py or here: {undecided}"
+    await both.runtime.ask("session.delete", {"sessionId": "bound"})
+
+
+DELEGATION = {"agent_type": "general-purpose", "name": "sub", "description": "d", "prompt": "Do it.", "mode": "sync"}
 
 
 def _holding(folder: Path, text: str) -> list[Path]:
