@@ -12,7 +12,7 @@ from sessionfs_s3.format.blob import (
     pack_chunk,
     unpack_chunk,
 )
-from sessionfs_s3.format.commit import CHAIN_START, Commit, decode_commit, encode_commit, next_chain
+from sessionfs_s3.format.commit import CHAIN_START, TOMBSTONE_BYTES, Commit, decode_commit, encode_commit, next_chain
 from sessionfs_s3.format.contents import blobs_of
 from sessionfs_s3.format.frame import FORMAT_VERSION, VERSIONS_READ
 from sessionfs_s3.format.keys import Kind, LogName, SessionKeys, parse_blob_name, parse_log_name, tenant_prefix
@@ -24,6 +24,7 @@ __all__ = [
     "CHUNKS_START",
     "FORMAT_VERSION",
     "PAYLOAD_BYTES_MAX",
+    "TOMBSTONE_BYTES",
     "VERSIONS_READ",
     "Commit",
     "Kind",

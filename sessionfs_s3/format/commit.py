@@ -15,6 +15,8 @@ Header, big-endian, 104 bytes::
 The chain is a running digest: ``chain(0)`` is 32 zero bytes, ``chain(n) = SHA-256(chain(n-1) + digest of frame n)``.
 A commit carries the chain before it, so a missing, swapped or foreign commit anywhere below is detected.
 
+A *tombstone* is a claim that clears the session and does nothing else: the chain begins anew after it.
+
 Payload: the blobs that the operations refer to, then the operations one after the other, a kind byte and its fields
 (``docs/FORMAT.md``). Version 1 has no blobs.
 """
@@ -37,6 +39,7 @@ from sessionfs_s3.fs.content import Content
 from sessionfs_s3.fs.operations import (
     DATABASE_BYTES_MAX,
     AppendFile,
+    Clear,
     MakeDirectory,
     Operation,
     Remove,
@@ -49,9 +52,18 @@ from sessionfs_s3.fs.paths import PATH_BYTES_MAX, Path, is_name, joined, length
 _KIND: Final = b"c"
 _HEADER: Final = struct.Struct(">QQ16s16s32sQIIQ")
 _CLAIM: Final = 1
+_CLEAR: Final = b"c"
+_CLEAR_ALONE: Final = "only a claim that does nothing else, and saw no snapshot, clears a session"
 
 CHAIN_START: Final = bytes(DIGEST_BYTES)
-"""The chain before the first commit."""
+"""The chain before the first commit, and before a tombstone."""
+
+TOMBSTONE_BYTES: Final = 170
+"""The size of a tombstone, and of no other commit: header, an empty table of blobs, one operation without fields.
+
+A claim without operations has 169 bytes (168 in version 1), and no other operation takes less than 3: a listing alone
+tells where a log begins anew. The only claim that has operations besides is the first commit of a log.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,11 @@ class Commit:
         """The blobs that the operations refer to."""
         return blobs_of(each.content for each in self.operations if isinstance(each, (WriteFile, AppendFile)))
 
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether it deletes the session: everything below it counts for nothing."""
+        return Clear() in self.operations
+
 
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
     """Return the object that stores *commit*, and its digest, which :func:`next_chain` takes.
@@ -96,6 +113,8 @@ def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
     broken = _broken_rule(commit)
     if broken is not None:
         raise ValueError(broken[1])
+    if commit.is_tombstone and not _may_clear(commit):
+        raise ValueError(_CLEAR_ALONE)
     header = _HEADER.pack(
         commit.sequence,
         commit.epoch,
@@ -138,12 +157,20 @@ def decode_commit(key: str, data: bytes, *, sequence: int) -> tuple[Commit, byte
     broken = _broken_rule(commit)
     if broken is not None:
         raise Corrupt(key, HEADER_START + broken[0], broken[1])
-    return replace(commit, operations=_decode_operations(key, frame, count)), frame.digest
+    commit = replace(commit, operations=_decode_operations(key, frame, count))
+    if commit.is_tombstone and not _may_clear(commit):
+        raise frame.malformed(key, 0, _CLEAR_ALONE)
+    return commit, frame.digest
 
 
 def next_chain(chain: bytes, digest: bytes) -> bytes:
     """Return the chain after a commit whose frame has *digest*, given the *chain* before it."""
     return hashlib.sha256(chain + digest).digest()
+
+
+def _may_clear(commit: Commit) -> bool:
+    """Return whether *commit* is one that may clear the session: a claim that does nothing else, and saw nothing."""
+    return commit.claim and len(commit.operations) == 1 and not commit.snapshot_seen
 
 
 def _broken_rule(commit: Commit) -> tuple[int, str] | None:
@@ -182,7 +209,7 @@ def _decode_operations(key: str, frame: Frame, count: int) -> tuple[Operation, .
         for _ in range(count):
             kind = reader.raw(1)
             decode = _DECODERS.get(kind)
-            if decode is None:
+            if decode is None or (kind == _CLEAR and frame.version == 1):
                 raise Malformed(reader.offset - 1, f"unknown operation {kind!r}")
             operations.append(decode(reader, contents))
         contents.end()
@@ -251,6 +278,8 @@ def _encode_operation(out: Writer, operation: Operation, blobs: Mapping[Blob, in
             for offset, data in extents:
                 out.uint(offset)
                 out.blob(data)
+        case Clear():
+            out.raw(_CLEAR)
 
 
 def _write_path(out: Writer, path: Path) -> None:
@@ -298,4 +327,5 @@ _DECODERS: Final[dict[bytes, Callable[[Reader, _Contents], Operation]]] = {
     b"r": lambda reader, _: Remove(_read_path(reader), reader.time()),
     b"m": lambda reader, _: Rename(_read_path(reader), _read_path(reader), reader.time()),
     b"q": lambda reader, _: _read_database(reader),
+    _CLEAR: lambda _reader, _contents: Clear(),
 }

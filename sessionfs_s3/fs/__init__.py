@@ -25,6 +25,7 @@ from sessionfs_s3.fs.commands import (
 from sessionfs_s3.fs.content import EMPTY, Content, Pages
 from sessionfs_s3.fs.operations import (
     AppendFile,
+    Clear,
     MakeDirectory,
     Operation,
     Remove,
@@ -58,6 +59,7 @@ __all__ = [
     "Body",
     "Change",
     "Chunk",
+    "Clear",
     "Content",
     "Directory",
     "File",

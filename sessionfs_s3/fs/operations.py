@@ -85,7 +85,12 @@ class WriteDatabase:
     extents: tuple[tuple[int, bytes], ...]
 
 
-Operation = MakeDirectory | WriteFile | AppendFile | Remove | Rename | WriteDatabase
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Begin anew: no files, no database, whatever was there."""
+
+
+Operation = MakeDirectory | WriteFile | AppendFile | Remove | Rename | WriteDatabase | Clear
 
 
 def payload_bytes(operation: Operation) -> int:
@@ -103,6 +108,8 @@ def payload_bytes(operation: Operation) -> int:
             return _FIELDS_BYTES_MAX + _path_bytes(source) + _path_bytes(target)
         case MakeDirectory(path=path) | Remove(path=path):
             return _FIELDS_BYTES_MAX + _path_bytes(path)
+        case Clear():
+            return _FIELDS_BYTES_MAX
 
 
 def _path_bytes(path: Path) -> int:

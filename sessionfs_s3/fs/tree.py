@@ -17,6 +17,7 @@ from sessionfs_s3.fs.content import NO_PAGES, Content, Pages
 from sessionfs_s3.fs.operations import (
     DATABASE_BYTES_MAX,
     AppendFile,
+    Clear,
     MakeDirectory,
     Operation,
     Remove,
@@ -177,6 +178,8 @@ def apply(tree: Tree, operation: Operation) -> Tree:
                 return _rename(tree, source, target, time_ms)
             case WriteDatabase(size, extents):
                 return _write_database(tree, size, extents)
+            case Clear():
+                return EMPTY_TREE
             case _:
                 assert_never(operation)
     except OSError as error:

@@ -118,7 +118,9 @@ def _base(stored: StoredSession, state: State, kept_ms: int) -> int:
     now has then seen it. What its writer put there after it had been superseded does not count.
     """
     late = {number for number in stored.snapshots for fence, seen in state.fences.items() if seen < number < fence}
-    known = [number for number in stored.snapshots if number <= state.head.sequence and number not in late]
+    # What is below a tombstone is of a session that was deleted.
+    numbers = range(state.fenced_from, state.head.sequence + 1)
+    known = [number for number in stored.snapshots if number in numbers and number not in late]
     snapshots = sorted(known, reverse=True)
     for number in snapshots[SNAPSHOTS_KEPT - 1 :]:
         if stored.snapshots[number].modified_ms <= kept_ms:
@@ -145,11 +147,11 @@ class Collector:
         if not self._is_due(before.snapshot_time_ms or state.snapshot_time_ms):
             return None
         try:
-            stored = await self._listed()
+            stored = await everything_of(self._session)
             if max(stored.commits, default=0) > await owner.confirmed():
                 return None  # Somebody has claimed the session: what is garbage is theirs to say.
             found = plan(stored, state, self._attempted | owner.needed(), options)
-            await self._delete(found.keys)
+            await delete(self._session, found.keys)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not fail the commit that comes next
             level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
             _logger.log(level, "collecting %s: %r", self._session.keys.prefix, error)
@@ -171,31 +173,40 @@ class Collector:
         self._collected_s = now_s
         return True
 
-    async def _listed(self) -> StoredSession:
-        stored = StoredSession()
-        keys = self._session.keys
-        # Blobs first: one that a later commit refers to is then missing here, rather than listed and not known of.
-        for entry in await self._entries(keys.blobs):
-            blob = parse_blob_name(entry.key.removeprefix(keys.blobs))
-            if blob is not None:
-                stored.blobs[blob] = entry
-        for entry in await self._entries(keys.log):
-            name = parse_log_name(entry.key.removeprefix(keys.log))
-            if name is not None:
-                (stored.commits if name.kind is Kind.COMMIT else stored.snapshots)[name.sequence] = entry
-        return stored
 
-    async def _entries(self, prefix: str) -> Collection[Entry]:
-        entries: list[Entry] = []
-        cursor: str | None = None
-        while True:
-            page = await self._session.list_page(prefix, cursor)
-            entries.extend(page.entries)
-            cursor = page.cursor
-            if cursor is None:
-                return entries
+async def everything_of(session: Session) -> StoredSession:
+    """Return everything that is stored of *session*.
 
-    async def _delete(self, keys: Sequence[str]) -> None:
-        for start in range(0, len(keys), PAGE_ENTRIES_MAX):
-            some = keys[start : start + PAGE_ENTRIES_MAX]
-            await self._session.ask(f"deleting {some[0]}", functools.partial(self._session.store.delete, some))
+    Raises:
+        Unavailable, Refused: the store does not answer, or refuses.
+    """
+    stored = StoredSession()
+    keys = session.keys
+    # Blobs first: one that a later commit refers to is then missing here, rather than listed and not known of.
+    for entry in await _entries(session, keys.blobs):
+        blob = parse_blob_name(entry.key.removeprefix(keys.blobs))
+        if blob is not None:
+            stored.blobs[blob] = entry
+    for entry in await _entries(session, keys.log):
+        name = parse_log_name(entry.key.removeprefix(keys.log))
+        if name is not None:
+            (stored.commits if name.kind is Kind.COMMIT else stored.snapshots)[name.sequence] = entry
+    return stored
+
+
+async def delete(session: Session, keys: Sequence[str]) -> None:
+    """Delete the objects of these *keys*. Raises as :func:`everything_of`."""
+    for start in range(0, len(keys), PAGE_ENTRIES_MAX):
+        some = keys[start : start + PAGE_ENTRIES_MAX]
+        await session.ask(f"deleting {some[0]}", functools.partial(session.store.delete, some))
+
+
+async def _entries(session: Session, prefix: str) -> Collection[Entry]:
+    entries: list[Entry] = []
+    cursor: str | None = None
+    while True:
+        page = await session.list_page(prefix, cursor)
+        entries.extend(page.entries)
+        cursor = page.cursor
+        if cursor is None:
+            return entries

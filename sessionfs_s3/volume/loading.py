@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from sessionfs_s3.errors import Corrupt, KeyNotFound
-from sessionfs_s3.format import Kind, decode_snapshot, parse_log_name
+from sessionfs_s3.format import TOMBSTONE_BYTES, Kind, decode_commit, decode_snapshot, parse_log_name
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX
 from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.session import Session
-from sessionfs_s3.volume.state import EMPTY_STATE, LateSnapshot, State, replay
+from sessionfs_s3.volume.state import EMPTY_STATE, Head, LateSnapshot, State, replay
 
 _logger = logging.getLogger(__name__)
 
@@ -27,15 +27,17 @@ _LISTINGS_MAX: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a listing of a log shows: the newest snapshot and the commits after it, newest last.
+    """What a listing of a log shows: where it begins, by a snapshot or a tombstone, and the commits from there on.
 
     Attributes:
-        snapshot: the number of the newest snapshot, 0 when there is none.
-        commits: the sizes in bytes of the commits after it, by number, ascending.
+        snapshot: the number of the newest snapshot, 0 when there is none above the tombstone.
+        tombstone: the number of the newest tombstone, 0 when there is none above the snapshot.
+        commits: the sizes in bytes of the commits after the snapshot, or from the tombstone on, by number, ascending.
         modified_ms: when the store received the newest of them, by its own clock, in milliseconds since the Unix epoch.
     """
 
     snapshot: int
+    tombstone: int
     commits: Mapping[int, int]
     modified_ms: int
 
@@ -43,6 +45,11 @@ class Listing:
     def head(self) -> int:
         """The number of the last commit; 0 for a session that does not exist."""
         return max(self.commits, default=self.snapshot)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the session was deleted, and nobody has opened it for writing since."""
+        return 0 < self.tombstone == self.head
 
 
 class LogReader:
@@ -72,7 +79,7 @@ class LogReader:
             Unavailable, Refused: the store does not answer, or refuses. It never looks like an empty log.
         """
         commits: dict[int, int] = {}
-        snapshot = newest = modified_ms = 0
+        snapshot = tombstone = newest = modified_ms = 0
         cursor: str | None = None
         limit = self._first_page
         while True:
@@ -84,15 +91,29 @@ class LogReader:
                     continue
                 if name.kind is Kind.COMMIT:
                     commits[name.sequence] = entry.size
+                    if entry.size == TOMBSTONE_BYTES:
+                        tombstone = max(tombstone, name.sequence)
                 elif not passing_over(name.sequence):
                     snapshot = max(snapshot, name.sequence)
                 if name.sequence > newest:
                     newest, modified_ms = name.sequence, entry.modified_ms
             cursor = page.cursor
-            # Names descend with the sequence number: in a sorted listing nothing after the first snapshot matters.
-            if cursor is None or (snapshot and self._session.store.lists_sorted):
-                after = {number: commits[number] for number in sorted(commits) if number > snapshot}
-                return Listing(snapshot, after, modified_ms)
+            # Names descend with the sequence number: in a sorted listing nothing after the first of these matters.
+            if cursor is None or ((snapshot or tombstone) and self._session.store.lists_sorted):
+                # The session began anew with the tombstone: a snapshot below it, or after it itself, has nothing to say.
+                snapshot, tombstone = (snapshot, 0) if snapshot > tombstone else (0, tombstone)
+                base = snapshot or tombstone - 1
+                after = {number: commits[number] for number in sorted(commits) if number > base}
+                return Listing(snapshot, tombstone, after, modified_ms)
+
+    async def is_tombstone(self, number: int) -> bool:
+        """Return whether commit *number* is a tombstone, in good order. Raises as :meth:`listing`."""
+        key = self._keys.commit(number)
+        try:
+            fetched = await self._session.ask(f"reading {key}", lambda: self._session.store.get(key))
+            return decode_commit(key, fetched.data, sequence=number)[0].is_tombstone
+        except (KeyNotFound, Corrupt):
+            return False
 
     async def load(self, known: State = EMPTY_STATE) -> State:
         """Return the session's state, reading only what is newer than *known*.
@@ -146,8 +167,8 @@ class LogReader:
         base = self._base(known, listing)
         keys = [self._keys.commit(number) for number in range(base + 1, listing.head + 1)]
         gate = asyncio.Semaphore(_FETCHES_AT_ONCE)
-        if base in (0, known.head.sequence):
-            state = known if base else EMPTY_STATE
+        if base == known.head.sequence or not listing.snapshot:
+            state = known if base == known.head.sequence else State(head=Head(sequence=base))
             objects = await all_of(self._fetch(key, gate) for key in keys)
         else:
             key = self._keys.snapshot(base)
@@ -159,13 +180,14 @@ class LogReader:
         return state
 
     def _base(self, known: State, listing: Listing) -> int:
-        """Return the number to read on from: that of *known* where the log still joins it, else the snapshot's.
+        """Return the number to read on from: that of *known* where the log still joins it, else where the log begins.
 
         Raises:
             KeyNotFound: a commit after it is missing from the listing.
         """
-        joins = listing.snapshot <= known.head.sequence <= listing.head
-        base = known.head.sequence if joins else listing.snapshot
+        begin = listing.snapshot or max(listing.tombstone - 1, 0)
+        joins = max(listing.snapshot, listing.tombstone) <= known.head.sequence <= listing.head
+        base = known.head.sequence if joins else begin
         for number in range(base + 1, listing.head + 1):
             if number not in listing.commits:
                 raise KeyNotFound(self._keys.commit(number))
@@ -184,4 +206,7 @@ class LogReader:
     async def _fetch(self, key: str, gate: asyncio.Semaphore) -> bytes:
         async with gate:
             fetched = await self._session.ask(f"reading {key}", lambda: self._session.store.get(key))
+        if not fetched.data:
+            # A spent slot: what stood here was deleted, and what counts now is further on.
+            raise KeyNotFound(key)
         return fetched.data

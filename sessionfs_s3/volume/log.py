@@ -9,7 +9,8 @@ import asyncio
 import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from enum import Enum
+from typing import Final, Literal
 
 from sessionfs_s3.errors import (
     CommitUnknown,
@@ -32,7 +33,8 @@ from sessionfs_s3.format import (
     encode_commit,
     next_chain,
 )
-from sessionfs_s3.fs import Operation, Tree
+from sessionfs_s3.format.limits import SEQUENCE_MAX
+from sessionfs_s3.fs import Clear, Operation, Tree
 from sessionfs_s3.fs.operations import payload_bytes
 from sessionfs_s3.store.protocol import IF_ABSENT
 from sessionfs_s3.volume.loading import Listing, LogReader
@@ -43,6 +45,12 @@ FIRST_EPOCH: Final = 1
 """The epoch of a session's first commit, which is its own claim."""
 
 _ID_BYTES: Final = 16
+
+
+class Slot(Enum):
+    """What may stand in a slot besides a commit."""
+
+    SPENT = "an empty object: what stood here was deleted with the session"
 
 
 class SessionLog:
@@ -90,7 +98,7 @@ class SessionLog:
                 return EMPTY_STATE
             self._check_idle(listing)
             claimed, loaded = await asyncio.gather(
-                self._claim(listing, listing.snapshot if read is None else read),
+                self._claim(listing.head + 1, listing.snapshot if read is None else read),
                 self.reader.advance(state, listing),
                 return_exceptions=True,
             )
@@ -110,6 +118,47 @@ class SessionLog:
                     return state.advanced(commit, chain, state.tree, size)
             await self._options.patience.pause(self._environment, tries)
         raise Unavailable(f"claiming {self._keys.prefix}: other writers were first for {deadline_s:g} s")
+
+    async def bury(self, *, unborn: bool = False) -> tuple[int, bool]:
+        """Delete the session: claim it with a tombstone, which clears it, whatever it holds and whoever owns it.
+
+        Needs nothing but a listing: a session that cannot be read is deleted like any other.
+
+        Args:
+            unborn: write a tombstone even where nothing is in the log, so that whoever was to begin it is fenced.
+
+        Returns:
+            the number of the tombstone, 0 where there is none and nothing to delete; and whether this call put it there
+            rather than found it.
+
+        Raises:
+            Unavailable: the store does not answer, or other writers were first for the whole deadline.
+            CommitUnknown: the session may or may not be deleted.
+            Refused: the store refuses; nothing was changed.
+            Corrupt: the log has come to its end: there is no slot for a tombstone.
+        """
+        until_s = self._environment.uptime_s() + self._options.patience.deadline_s
+        tries = 0
+        put = False
+        while not tries or self._environment.uptime_s() < until_s:
+            tries += 1
+            self._listed_s = self._heard_s = self._environment.uptime_s()
+            listing = await self.reader.listing()
+            if not (listing.head or unborn):
+                return 0, put
+            if listing.is_deleted and await self.reader.is_tombstone(listing.head):
+                return listing.head, put
+            if listing.head == SEQUENCE_MAX:
+                raise Corrupt(self._keys.commit(listing.head), 0, "the last slot of all is taken")
+            # It saw no snapshot: none below it counts.
+            claimed = await self._claim(listing.head + 1, 0, Clear())
+            put = put or claimed is not None
+            if claimed is not None and not self._too_late():
+                return listing.head + 1, True
+            await self._options.patience.pause(self._environment, tries)
+        raise Unavailable(
+            f"deleting {self._keys.prefix}: other writers were first for {self._options.patience.deadline_s:g} s"
+        )
 
     async def append(self, state: State, operations: Sequence[Operation], tree: Tree) -> State:
         """Commit *operations*, which turn the tree of *state* into *tree*, and return the state after it.
@@ -136,6 +185,8 @@ class SessionLog:
         size = sum(map(payload_bytes, operations))
         data, digest = await self._session.work(size, functools.partial(encode_commit, commit))
         other = await self._put(commit, data)
+        if other is Slot.SPENT:
+            raise Fenced(f"{self._keys.prefix}: deleted meanwhile; nothing of this writer is stored any more")
         if other is not None:
             raise self._fenced(other)
         if self._too_late() if first else self._out_of_contact_s() > self._options.fence_age_s:
@@ -143,9 +194,10 @@ class SessionLog:
         self._heard_s = self._environment.uptime_s()
         return state.advanced(commit, next_chain(state.head.chain, digest), tree, len(data))
 
-    async def _claim(self, listing: Listing, snapshot_seen: int) -> tuple[Commit, bytes, int] | None:
-        """Put a claim into the slot after *listing*; return it, its digest and its size, or None if that was taken."""
-        sequence = listing.head + 1
+    async def _claim(
+        self, sequence: int, snapshot_seen: int, *operations: Operation
+    ) -> tuple[Commit, bytes, int] | None:
+        """Put a claim into the slot *sequence*; return it, its digest and its size, or None if that was taken."""
         commit = Commit(
             sequence=sequence,
             epoch=sequence,
@@ -154,14 +206,14 @@ class SessionLog:
             chain=CHAIN_START,
             time_ms=self._environment.wall_ms(),
             claim=True,
-            operations=(),
+            operations=operations,
             snapshot_seen=snapshot_seen,
         )
         data, digest = encode_commit(commit)
         return (commit, digest, len(data)) if await self._put(commit, data) is None else None
 
-    async def _put(self, commit: Commit, data: bytes) -> Commit | None:
-        """Put *data*, which encodes *commit*, into its slot; return None, or the commit of another that stands there.
+    async def _put(self, commit: Commit, data: bytes) -> Commit | Literal[Slot.SPENT] | None:
+        """Put *data*, which encodes *commit*, into its slot; return None, or what of another's stands there.
 
         Every try sends the same bytes to the same slot, so that a try whose answer was lost is found again by its
         writer and nonce.
@@ -191,7 +243,7 @@ class SessionLog:
                         last = answer
                         found = await self._standing(key, commit.sequence)
                         if found is not None:
-                            return None if _same(found, commit) else found
+                            return None if isinstance(found, Commit) and _same(found, commit) else found
                     await patience.pause(self._environment, tries)
         except TimeoutError:
             told = f"no answer in {patience.deadline_s:g} s and {tries} tries: {last or 'none at all'}"
@@ -199,15 +251,15 @@ class SessionLog:
                 raise CommitUnknown(f"committing {key}: {told}") from None
             raise Unavailable(f"committing {key}: {told}") from None
 
-    async def _standing(self, key: str, sequence: int) -> Commit | None:
-        """Return the commit that stands in a taken slot; None, for another try, when the store does not show one."""
+    async def _standing(self, key: str, sequence: int) -> Commit | Literal[Slot.SPENT] | None:
+        """Return what stands in a taken slot; None, for another try, when the store does not show it."""
         try:
             fetched = await self._store.get(key)
         except (KeyNotFound, NoAnswer, Conflict):
             return None
         except Denied as answer:
             raise CommitUnknown(f"committing {key}: the slot is taken, by whom cannot be read: {answer}") from answer
-        return decode_commit(key, fetched.data, sequence=sequence)[0]
+        return decode_commit(key, fetched.data, sequence=sequence)[0] if fetched.data else Slot.SPENT
 
     async def _check_unchanged(self, state: State) -> None:
         """Make sure, when the store has not been heard of for long, that the next slot is one that never was taken.
@@ -225,9 +277,12 @@ class SessionLog:
         self._listed_s = self._heard_s = listed_s
 
     def _check_idle(self, listing: Listing) -> None:
-        """Raise InUse when the newest commit is younger than the options allow for taking the session over."""
+        """Raise InUse when the newest commit is younger than the options allow for taking the session over.
+
+        One that was deleted is nobody's.
+        """
         idle_s = self._options.takeover_idle_s
-        if idle_s is None:
+        if idle_s is None or listing.is_deleted:
             return
         age_s = (self._environment.wall_ms() - listing.modified_ms) / 1000
         if age_s < idle_s:
@@ -250,6 +305,8 @@ class SessionLog:
                 f"written in epoch {other.epoch} without a claim",
             )
         at = datetime.fromtimestamp(other.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        if other.is_tombstone:
+            return Fenced(f"{self._keys.prefix}: deleted at {at}; nothing of this writer is stored any more")
         return Fenced(
             f"{self._keys.prefix}: taken over by writer {other.writer.hex()} in epoch {other.epoch} at {at}; "
             "nothing more of this writer is stored"

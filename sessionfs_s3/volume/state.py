@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sessionfs_s3.errors import Corrupt
-from sessionfs_s3.format import CHAIN_START, Commit, Snapshot, blobs_of, decode_commit, next_chain
+from sessionfs_s3.format import CHAIN_START, TOMBSTONE_BYTES, Commit, Snapshot, blobs_of, decode_commit, next_chain
 from sessionfs_s3.fs import EMPTY_TREE, Blob, Inapplicable, Tree, apply, contents
 
 
@@ -51,7 +51,8 @@ class State:
             the first snapshot whose tree did not refer to it any more, 0 for none: what died stays dead.
         fences: the numbers of the claims above *fenced_from* that may still be there, ascending; beside each the newest
             snapshot that its writer saw.
-        fenced_from: at and below this number it is not known which commits are claims.
+        fenced_from: at and below this number it is not known which commits are claims: that of the newest tombstone
+            below which nothing counts, or of a snapshot that version 1 wrote.
     """
 
     head: Head = field(default_factory=Head)
@@ -85,6 +86,13 @@ class State:
             fences=snapshot.fences,
             fenced_from=snapshot.fenced_from,
         )
+
+    @classmethod
+    def cleared(cls, tombstone: Commit, digest: bytes) -> State:
+        """Return the state after *tombstone*, whose frame has *digest*: nothing, whatever was there."""
+        chain = next_chain(CHAIN_START, digest)
+        head = Head(tombstone.sequence, tombstone.epoch, tombstone.writer, chain, tombstone.time_ms)
+        return cls(head=head, tail_bytes=TOMBSTONE_BYTES, fenced_from=tombstone.sequence)
 
     def advanced(self, commit: Commit, chain: bytes, tree: Tree, size: int) -> State:
         """Return the state after *commit*, an object of *size* bytes that left *tree*; *chain* is the one after it."""
@@ -171,6 +179,8 @@ def replay(state: State, key: str, data: bytes, *, lenient: bool = False) -> Sta
     """
     head = state.head
     commit, digest = decode_commit(key, data, sequence=head.sequence + 1)
+    if commit.is_tombstone:
+        return State.cleared(commit, digest)
     if not commit.claim:
         if commit.chain != head.chain:
             raise Corrupt(key, 112, f"does not follow commit {head.sequence}: the chain is broken")

@@ -19,6 +19,7 @@ import zstandard
 from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.format import (
     FORMAT_VERSION,
+    TOMBSTONE_BYTES,
     Commit,
     Kind,
     SessionKeys,
@@ -86,6 +87,7 @@ def _check_commit(data: bytes) -> None:
     sequence = int.from_bytes(data[64:72])
     found, digest = decode_commit(KEY, data, sequence=sequence)
     assert digest == data[32:64]
+    assert found.is_tombstone == (len(data) == TOMBSTONE_BYTES), "a listing shows where a log begins anew"
     again, _ = encode_commit(found)
     if data[4] == FORMAT_VERSION:
         _assert_same(b"c", data, again)

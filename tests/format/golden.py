@@ -32,6 +32,7 @@ from sessionfs_s3.fs import (
     AppendFile,
     Blob,
     Chunk,
+    Clear,
     Content,
     Directory,
     File,
@@ -234,6 +235,20 @@ _VERSION_1: Final[dict[str, Golden]] = {
 
 _VERSION_2: Final[dict[str, Golden]] = {
     **{name: _as_written_now(golden) for name, golden in _VERSION_1.items()},
+    "tombstone": Golden(
+        Commit(
+            sequence=43,
+            epoch=43,
+            writer=WRITER,
+            nonce=NONCE,
+            chain=CHAIN_START,
+            time_ms=TIME_MS,
+            claim=True,
+            operations=(Clear(),),
+        ),
+        compressed=False,
+        version=2,
+    ),
     "commit-blobs": Golden(
         Commit(
             sequence=301,

@@ -102,7 +102,7 @@ def test_every_kind_of_operation_is_in_a_golden_file(version: int) -> None:
         if isinstance(each.value, Commit) and each.version == version
         for operation in each.value.operations
     }
-    assert len(kinds) == len(_DECODERS)
+    assert len(kinds) == len(_DECODERS) - (version == 1), "version 1 cannot clear"
 
 
 def test_the_newest_version_has_each_kind_of_object_with_all_its_parts() -> None:

@@ -39,6 +39,7 @@ def test_everything_holds(share: int) -> None:
             "suspensions",
             "blobs",
             "collected",
+            "deletions",
         )
     }
     print(f"{len(reports)} seeds: {totals}")

@@ -67,6 +67,7 @@ class Sight:
         log: which log.
         began: when the look began, counted as :attr:`Append.began`.
         started_s: when the load began that it looked at, in seconds of virtual time.
+        ended_s: when the look was over, in seconds of virtual time.
         records: what was in the log.
         shown: what else the database showed in the same transaction; None where there was none, and for a file.
     """
@@ -75,6 +76,7 @@ class Sight:
     log: Log
     began: int
     started_s: float
+    ended_s: float
     records: tuple[str, ...]
     shown: Shown | None = None
 
@@ -88,6 +90,21 @@ class Fence:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A deletion that was acknowledged.
+
+    Attributes:
+        who: by whom.
+        began: when it began, counted as :attr:`Append.began`.
+        ended_s: when it was acknowledged, in seconds of virtual time.
+    """
+
+    who: str
+    began: int
+    ended_s: float
+
+
 @dataclass(slots=True)
 class History:
     """What happened, for the oracle and for people."""
@@ -97,6 +114,7 @@ class History:
     broken: list[str] = field(default_factory=list[str])
     timeline: list[str] = field(default_factory=list[str])
     fences: list[Fence] = field(default_factory=list[Fence])
+    deletions: list[Deletion] = field(default_factory=list[Deletion])
     deaths: int = 0
     suspensions: int = 0
     opened: int = 0

@@ -265,7 +265,7 @@ async def look(world: World, who: str, volume: Volume, started_s: float) -> None
                 with suppress(FileNotFoundError):
                     await volume.read_file(f"/workspace/{name}")
     world.tell(who, f"sees {len(records)} records")
-    world.history.sights.append(Sight(who, Log.FILE, began, started_s, records))
+    world.history.sights.append(Sight(who, Log.FILE, began, started_s, world.loop.time(), records))
     if world.with_sql:
         await look_into_database(world, who, volume, started_s)
 
@@ -274,18 +274,20 @@ async def look_into_database(world: World, who: str, volume: Volume, started_s: 
     """Note what *volume*, whose load began at *started_s*, shows of its database."""
     began = world.history.now()
     if not await volume.sqlite_exists():
-        world.history.sights.append(Sight(who, Log.DATABASE, began, started_s, ()))
+        world.history.sights.append(Sight(who, Log.DATABASE, began, started_s, world.loop.time(), ()))
         return
     try:
         shown = shown_by(await volume.sqlite_transaction(_LOOK))
     except Killed:
         return
     except (SqlError, ScratchError, InvalidInput) as error:
+        if world.with_deletions and volume.read_only and "no such table" in str(error):
+            return  # it was deleted since the line above
         world.history.broken.append(f"{who} cannot look into the database: {error}")
         return
     records = tuple(str(record) for (record,) in shown[0])
     world.tell(who, f"sees {len(records)} records in the database")
-    world.history.sights.append(Sight(who, Log.DATABASE, began, started_s, records, shown))
+    world.history.sights.append(Sight(who, Log.DATABASE, began, started_s, world.loop.time(), records, shown))
 
 
 async def side_by_side(works: Iterable[Coroutine[Any, Any, None]]) -> None:

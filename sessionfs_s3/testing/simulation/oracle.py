@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 from sessionfs_s3.errors import Corrupt
@@ -19,6 +22,7 @@ from sessionfs_s3.format import (
 )
 from sessionfs_s3.fs import (
     AppendFile,
+    Clear,
     Content,
     File,
     MakeDirectory,
@@ -35,8 +39,8 @@ from sessionfs_s3.fs import (
     source_of,
 )
 from sessionfs_s3.testing.simulation import shadow
-from sessionfs_s3.testing.simulation.history import KEYS, Append, Fence, History, Log, Sight
-from sessionfs_s3.testing.simulation.store import Bucket
+from sessionfs_s3.testing.simulation.history import KEYS, Append, Deletion, Fence, History, Log, Sight
+from sessionfs_s3.testing.simulation.store import Bucket, Stored
 from sessionfs_s3.volume.collection import SNAPSHOTS_KEPT
 from sessionfs_s3.volume.state import State, replay
 
@@ -53,62 +57,74 @@ def violations(history: History, bucket: Bucket, files: Mapping[str, bytes]) -> 
         files: the files, and the database, as a fresh reader finds them: see :func:`files_of`.
     """
     yield from history.broken
-    final = {Log.FILE: files.get(Log.FILE.value, b"").decode().split(), Log.DATABASE: list[str]()}
+    final = files.get(Log.FILE.value, b"").decode().split()
     try:
-        if DATABASE in files:
-            final[Log.DATABASE] = shadow.records_in(files[DATABASE])
+        stored = shadow.records_in(files[DATABASE]) if DATABASE in files else []
     except shadow.NoDatabase as error:
         yield f"the database that is stored is none: {error}"
         return
     commits, complaints = _commits(bucket)
     yield from complaints
-    yield from _fences(history.fences, commits)
-    if not complaints:
-        model = _Model(bucket)
-        yield from model.follow(commits)
-        if model.files != files:
-            yield "the files are not what the operations of the commits, applied one by one, give"
-        yield from _kept(bucket, len(commits), files)
-        yield from _ordered(history.appends, model.places)
-    yield from _once(history.appends, final)
+    yield from _fences(history.fences, [commit for commit, _ in commits])
+    if complaints:
+        return
+    model = _Model(bucket)
+    yield from model.follow(commits)
+    spans = model.spans
+    if model.files != files or (final, stored) != (spans[-1].records[Log.FILE], spans[-1].records[Log.DATABASE]):
+        yield "the files are not what the operations of the commits, applied one by one, give"
+    yield from _kept(bucket, commits, files)
+    yield from _ordered(history.appends, model.places)
+    yield from _once(history.appends, spans)
     for sight in history.sights:
-        yield from _prefix(sight, history.appends, final[sight.log])
-    yield from shadow.judge(files.get(DATABASE, b""), final[Log.DATABASE], history.appends, history.sights)
+        yield from _prefix(sight, history.appends, spans)
+    for span in spans:
+        shown = set(span.records[Log.DATABASE])
+        sights = [sight for sight in history.sights if sight.log is Log.DATABASE and shown.issuperset(sight.records)]
+        yield from shadow.judge(span.image, span.records[Log.DATABASE], history.appends, sights)
+    for deletion in history.deletions:
+        yield from _ended(deletion, history.appends, spans)
 
 
-def _commits(bucket: Bucket) -> tuple[list[Commit], list[str]]:
+def _commits(bucket: Bucket) -> tuple[list[tuple[Commit, float]], list[str]]:
     """Return the commits of the log, from the first, collected or not, and what is wrong with the chain.
 
-    Of two that came to one slot the first counts: the other came late, after that had been collected.
+    Beside each stands when it was stored, in seconds. Of two that came to one slot the first counts: the other came
+    late, after that had been collected or deleted.
     """
-    stored: dict[int, tuple[str, bytes]] = {}
+    stored: dict[int, Stored] = {}
     for each in bucket.history:
         name = parse_log_name(each.key.removeprefix(KEYS.log))
         if name is not None and name.kind is Kind.COMMIT:
-            stored.setdefault(name.sequence, (each.key, each.data))
-    commits: list[Commit] = []
+            stored.setdefault(name.sequence, each)
+    commits: list[tuple[Commit, float]] = []
     chain, epoch, writer = CHAIN_START, 0, b""
     for sequence in range(1, len(stored) + 1):
         if sequence not in stored:
             return commits, [f"commit {sequence} is missing below the newest, {max(stored)}"]
-        key, data = stored[sequence]
+        each = stored[sequence]
         try:
-            commit, digest = decode_commit(key, data, sequence=sequence)
+            commit, digest = decode_commit(each.key, each.data, sequence=sequence)
         except Corrupt as error:
             return commits, [str(error)]
         if commit.claim:
             epoch, writer = commit.epoch, commit.writer
         elif (commit.chain, commit.epoch, commit.writer) != (chain, epoch, writer):
             return commits, [f"commit {sequence} does not follow the one before it"]
-        chain = next_chain(chain, digest)
-        commits.append(commit)
+        chain = next_chain(CHAIN_START if commit.is_tombstone else chain, digest)
+        commits.append((commit, each.at_s))
     return commits, []
 
 
-def _kept(bucket: Bucket, head: int, files: Mapping[str, bytes]) -> Iterator[str]:
-    """Yield what collection has removed and should not have: once it has begun, two snapshots lead to the end."""
-    collected = [at_s for at_s, key in bucket.deleted if key.endswith(f".{Kind.COMMIT.value}")]
-    if not collected:
+def _kept(bucket: Bucket, commits: Sequence[tuple[Commit, float]], files: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield what collection has removed and should not have: once it has begun, two snapshots lead to the end.
+
+    What was removed below a tombstone is not needed.
+    """
+    head = len(commits)
+    tombstone = max((commit.sequence for commit, _ in commits if commit.is_tombstone), default=0)
+    deleted = [parse_log_name(key.removeprefix(KEYS.log)) for _, key in bucket.deleted]
+    if not any(name is not None and name.kind is Kind.COMMIT and name.sequence > tombstone for name in deleted):
         return
     names = {key: parse_log_name(key.removeprefix(KEYS.log)) for key in bucket.objects}
     snapshots = [name.sequence for name in names.values() if name is not None and name.kind is Kind.SNAPSHOT]
@@ -167,30 +183,60 @@ def _fences(fences: Sequence[Fence], commits: Sequence[Commit]) -> Iterator[str]
             yield f"{fence.life} was told that it is fenced, and nobody has claimed the session after it"
 
 
+@dataclass(slots=True)
+class _Span:
+    """What a session held from its beginning, or a deletion, to its end, or the next deletion.
+
+    Attributes:
+        since_s: when it began, in seconds: when the tombstone was stored.
+        records: what was in each log at the end.
+        image: the database at the end.
+    """
+
+    since_s: float
+    records: dict[Log, list[str]] = field(default_factory=dict[Log, list[str]])
+    image: bytes = b""
+
+
 class _Model:
     """What the operations of the commits give, one by one: a dictionary from paths to bytes, and none of the engine.
 
     Attributes:
         files: the files and the database so far, as :func:`files_of` has them.
         places: by which operation, counted from the first of all, each record came, in either log.
+        spans: what there was between the deletions.
     """
 
     def __init__(self, bucket: Bucket) -> None:
         """Begin with nothing; contents are in the blobs that ever were in *bucket*."""
         self.files: dict[str, bytes] = {}
         self.places: dict[str, int] = {}
-        self._ever = {each.key: each.data for each in bucket.history}
+        self.spans = [_Span(-math.inf)]
+        self._ever = {each.key: each.data for each in bucket.history if each.data}
         self._in_file = 0
         self._in_database: list[str] = []
 
-    def follow(self, commits: Sequence[Commit]) -> Iterator[str]:
+    def follow(self, commits: Sequence[tuple[Commit, float]]) -> Iterator[str]:
         """Apply the operations of *commits*; yield what is wrong with any."""
-        operations = [operation for commit in commits for operation in commit.operations]
-        for number, operation in enumerate(operations):
+        operations = [(operation, at_s) for commit, at_s in commits for operation in commit.operations]
+        for number, (operation, at_s) in enumerate(operations):
+            if isinstance(operation, Clear):
+                self._end_span()
+                self.spans.append(_Span(at_s))
+                self.files = {}
+                self._in_file, self._in_database = 0, []
+                continue
             if isinstance(operation, WriteDatabase):
                 yield from self._write_database(operation, number)
             else:
                 self._apply(operation, number)
+        self._end_span()
+
+    def _end_span(self) -> None:
+        span = self.spans[-1]
+        *span.records[Log.FILE], _ = self.files.get(Log.FILE.value, b"").decode().split("\n")
+        span.records[Log.DATABASE] = self._in_database
+        span.image = self.files.get(DATABASE, b"")
 
     def _apply(self, operation: Operation, number: int) -> None:
         files = self.files
@@ -236,8 +282,8 @@ def _within(name: str, top: str) -> bool:
     return name == top or name.startswith(f"{top}/")
 
 
-def _once(appends: Sequence[Append], final: Mapping[Log, Sequence[str]]) -> Iterator[str]:
-    stored = {log: Counter(records) for log, records in final.items()}
+def _once(appends: Sequence[Append], spans: Sequence[_Span]) -> Iterator[str]:
+    stored = {log: Counter(record for span in spans for record in span.records[log]) for log in Log}
     for log, records in stored.items():
         for record, times in records.items():
             if times > 1:
@@ -268,15 +314,48 @@ def _ordered(appends: Sequence[Append], places: Mapping[str, int]) -> Iterator[s
                 yield f"{earlier.record} was acknowledged before {later.record} began, and is stored after it"
 
 
-def _prefix(sight: Sight, appends: Sequence[Append], final: Sequence[str]) -> Iterator[str]:
-    if tuple(final[: len(sight.records)]) != sight.records:
-        yield f"{sight.who} saw at {sight.started_s:.3f} what is no prefix of {sight.log.value}"
-        return
+def _prefix(sight: Sight, appends: Sequence[Append], spans: Sequence[_Span]) -> Iterator[str]:
+    """Yield what is wrong with a sight: it shows the beginning of one span, that of the time, with all that was told."""
     seen = set(sight.records)
     for append in appends:
-        if append.log is not sight.log or append.ended is None or append.record in seen:
-            continue
-        if append.is_promised and append.acknowledged_s is not None and append.acknowledged_s < sight.started_s:
-            yield f"{sight.who} did not see at {sight.started_s:.3f} {append.record}, acknowledged before"
-        if append.life == sight.who and append.ended < sight.began:
+        own = append.log is sight.log and append.life == sight.who and append.record not in seen
+        if own and append.ended is not None and append.ended < sight.began:
             yield f"{sight.who} does not see its own {append.record}, accepted before"
+    complaints: list[str] = []
+    for span, after in zip_longest(spans, spans[1:]):
+        if tuple(span.records[sight.log][: len(sight.records)]) != sight.records:
+            continue
+        complaint = ""
+        if after is not None and after.since_s < sight.started_s:
+            complaint = f"what had been deleted at {after.since_s:.3f}"
+        elif span.since_s > sight.ended_s:
+            complaint = f"what began at {span.since_s:.3f}"
+        for append in _told(appends, sight):
+            if append.record not in seen and append.record in span.records[sight.log]:
+                complaint = f"nothing of {append.record}, acknowledged before"
+        if not complaint:
+            return
+        complaints.append(f"{sight.who} saw at {sight.started_s:.3f} {complaint}")
+    yield from complaints or [f"{sight.who} saw at {sight.started_s:.3f} what is no prefix of {sight.log.value}"]
+
+
+def _told(appends: Sequence[Append], sight: Sight) -> Iterator[Append]:
+    """Yield the appends that were acknowledged before the load began that *sight* looked at."""
+    for append in appends:
+        if append.log is sight.log and append.is_promised and append.acknowledged_s is not None:
+            if append.acknowledged_s < sight.started_s:
+                yield append
+
+
+def _ended(deletion: Deletion, appends: Sequence[Append], spans: Sequence[_Span]) -> Iterator[str]:
+    """Yield what was acknowledged before *deletion* began, and lives on after it was acknowledged."""
+    alive = {
+        record
+        for span, after in zip_longest(spans, spans[1:])
+        if after is None or after.since_s > deletion.ended_s
+        for records in span.records.values()
+        for record in records
+    }
+    for append in appends:
+        if append.ended is not None and append.ended < deletion.began and append.record in alive:
+            yield f"{deletion.who} has deleted the session at {deletion.ended_s:.3f}, and {append.record} lives on"

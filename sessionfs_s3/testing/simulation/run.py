@@ -13,10 +13,11 @@ from sessionfs_s3.errors import Corrupt
 from sessionfs_s3.fs import chunk, content
 from sessionfs_s3.fs.chunk import CHUNK_BYTES, PAGES_CHUNK_BYTES
 from sessionfs_s3.testing.simulation.databases import LocalDatabases
+from sessionfs_s3.testing.simulation.deletions import judge_end
 from sessionfs_s3.testing.simulation.history import KEYS, History, Log
 from sessionfs_s3.testing.simulation.loop import VirtualLoop, environment, run
 from sessionfs_s3.testing.simulation.oracle import files_of, violations
-from sessionfs_s3.testing.simulation.world import World
+from sessionfs_s3.testing.simulation.world import DAY_S, World
 from sessionfs_s3.volume import committer
 from sessionfs_s3.volume import database as volume_database
 from sessionfs_s3.volume.loading import LogReader
@@ -44,7 +45,8 @@ class Report:
         deaths: how many processes were killed.
         suspensions: how many machines were suspended, and went on.
         blobs: how many blobs were stored.
-        collected: how many objects were collected.
+        collected: how many objects were collected, or removed by a deletion.
+        deletions: how many deletions were acknowledged.
         digest: of everything that happened and everything stored: the same for the same seed.
     """
 
@@ -58,6 +60,7 @@ class Report:
     suspensions: int
     blobs: int
     collected: int
+    deletions: int
     digest: str
 
 
@@ -72,10 +75,11 @@ def simulate(seed: int) -> Report:
         SimulationFailed: with the seed, the broken rules and the timeline.
     """
     with_sql = seed % 4 in (0, 3)
+    with_deletions = random.Random(f"deletions {seed}").random() < 1 / 3
     chunk_bytes = TINY_CHUNK_BYTES if seed % 4 else CHUNK_BYTES
     pages_chunk_bytes = ODD_CHUNK_BYTES if seed % 8 in (3, 4) else PAGES_CHUNK_BYTES
     with _chunks_of(chunk_bytes, pages_chunk_bytes), LocalDatabases() as databases:
-        return run(lambda loop: _simulate(loop, seed, databases, with_sql=with_sql))
+        return run(lambda loop: _simulate(loop, seed, databases, with_sql, with_deletions))
 
 
 @contextmanager
@@ -90,11 +94,14 @@ def _chunks_of(size: int, pages_size: int) -> Generator[None]:
         yield
 
 
-async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases, *, with_sql: bool) -> Report:
-    world = World(loop, seed, databases, with_sql=with_sql)
+async def _simulate(
+    loop: VirtualLoop, seed: int, databases: LocalDatabases, with_sql: bool, with_deletions: bool
+) -> Report:
+    world = World(loop, seed, databases, with_sql=with_sql, with_deletions=with_deletions)
     await world.live()
     machine = environment(loop, random.Random(seed), databases)
-    calm = LogReader(Session(world.store("judge", calm=True), KEYS, machine, world.options))
+    session = Session(world.store("judge", calm=True), KEYS, machine, world.options)
+    calm = LogReader(session)
     history = world.history
     try:
         state = await calm.load()
@@ -106,7 +113,7 @@ async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases, *, 
     broken = list(violations(history, world.bucket, files))
     if broken:
         raise _failed(seed, broken, history)
-    return Report(
+    report = Report(
         seed=seed,
         commits=state.head.sequence,
         acknowledged=_acknowledged(history, Log.FILE),
@@ -117,8 +124,13 @@ async def _simulate(loop: VirtualLoop, seed: int, databases: LocalDatabases, *, 
         suspensions=history.suspensions,
         blobs=sum(each.key.startswith(KEYS.blobs) for each in world.bucket.history),
         collected=len(world.bucket.deleted),
+        deletions=len(history.deletions),
         digest=_digest(world, history),
     )
+    broken = list(await judge_end(session, world.bucket, 8 * DAY_S))
+    if broken:
+        raise _failed(seed, broken, history)
+    return report
 
 
 def _acknowledged(history: History, log: Log) -> int:

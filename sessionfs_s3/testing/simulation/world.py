@@ -13,6 +13,7 @@ from typing import Any
 from sessionfs_s3.errors import Corrupt, InvalidInput, SessionFsError
 from sessionfs_s3.sqlite import PAGE_BYTES, Limits, ScratchError, SqlError
 from sessionfs_s3.testing.simulation.databases import NO_KILLS, Kills, LocalDatabases
+from sessionfs_s3.testing.simulation.deletions import delete
 from sessionfs_s3.testing.simulation.history import KEYS, Append, History, Log
 from sessionfs_s3.testing.simulation.lives import Life, look, look_into_database, side_by_side
 from sessionfs_s3.testing.simulation.loop import LIFE, VirtualLoop, environment
@@ -36,14 +37,18 @@ class Tempo(Enum):
 class World:
     """One bucket, one session, several replicas."""
 
-    def __init__(self, loop: VirtualLoop, seed: int, databases: LocalDatabases, *, with_sql: bool) -> None:
+    def __init__(
+        self, loop: VirtualLoop, seed: int, databases: LocalDatabases, *, with_sql: bool, with_deletions: bool
+    ) -> None:
         """Make the world that *seed* stands for; its machines keep their databases in *databases*.
 
-        Its lives use SQL if it is *with_sql*; if not, all is as it would be if there were none.
+        Its lives use SQL if it is *with_sql*, and the session is deleted now and then if it is *with_deletions*; if
+        not, all is as it would be if there were none.
         """
         self.loop = loop
         self.databases = databases
         self.with_sql = with_sql
+        self.with_deletions = with_deletions
         self.rng = random.Random(f"world {seed}")
         self.bucket = Bucket(self._listings())
         self.history = History()
@@ -64,7 +69,10 @@ class World:
         readers = [
             self._living(name, self._reader(name)) for name in self.rng.choice([["reader0"], ["reader0", "reader1"]])
         ]
-        await asyncio.gather(*replicas, *readers)
+        deleters: list[Coroutine[Any, Any, None]] = []
+        if self.with_deletions:
+            deleters = [self._deleter(f"d{n}") for n in range(self.rng.randint(1, 2))]
+        await asyncio.gather(*replicas, *readers, *deleters)
         while self.network:
             await asyncio.wait(self.network)
 
@@ -167,18 +175,30 @@ class World:
         for number in range(rng.randint(1, 4)):
             await asyncio.sleep(rng.uniform(0.0, 1.0) * self.pause_s(rng))
             life = f"{name}.{number}"
-            living = self._living(life, Life(self, life, random.Random(rng.random())).live())
-            until_s = rng.expovariate(1 / 30.0) if rng.random() < (0.5 if self.tempo is Tempo.QUICK else 0.1) else None
-            done, _ = await asyncio.wait([living], timeout=until_s)
-            if done:
-                living.result()
-                continue
-            self.history.deaths += 1
-            self.tell(life, "dies")
-            for task in self._tasks.get(life, set()):
-                task.cancel()
-            await asyncio.wait([living])
-            self.loop.end(life)
+            await self._mortal(life, Life(self, life, random.Random(rng.random())).live(), rng)
+
+    async def _deleter(self, name: str) -> None:
+        """Delete the session now and then, or sweep it; some die while they do."""
+        rng = random.Random(f"{name} {self.rng.random()}")
+        for number in range(rng.randint(1, 4)):
+            await asyncio.sleep(rng.uniform(0.0, 1.0) * self.pause_s(rng))
+            life = f"{name}.{number}"
+            await self._mortal(life, delete(self, life, random.Random(rng.random())), rng)
+
+    async def _mortal(self, life: str, work: Coroutine[Any, Any, None], rng: random.Random) -> None:
+        """Have a machine of its own do *work*, and die before it is done, now and then."""
+        living = self._living(life, work)
+        until_s = rng.expovariate(1 / 30.0) if rng.random() < (0.5 if self.tempo is Tempo.QUICK else 0.1) else None
+        done, _ = await asyncio.wait([living], timeout=until_s)
+        if done:
+            living.result()
+            return
+        self.history.deaths += 1
+        self.tell(life, "dies")
+        for task in self._tasks.get(life, set()):
+            task.cancel()
+        await asyncio.wait([living])
+        self.loop.end(life)
 
     def _living(self, life: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have a machine of its own do *work*."""
