@@ -354,6 +354,11 @@ class Client:
             else:
                 self._gateway.sessions.attach(session, self)
                 self._opened[session.id] = pending.request.params
+        elif method == "session.shutdown" and not failed:
+            # The runtime would keep a session that takes messages and does nothing.
+            for client in list(session.attached):
+                client.lose(session, RpcError(FAILED, f"session {session.id} was shut down"), for_good=True)
+            self._gateway.sessions.close_soon(session)
         elif method in _LEAVING and not failed:
             self._opened.pop(session.id, None)
             self._gateway.sessions.detach(session, self)

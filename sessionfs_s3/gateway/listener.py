@@ -93,6 +93,7 @@ class Listener:
             frame_bytes_max=GREETING_BYTES_MAX,
             frame_s_max=options.frame_s,
             stall_s_max=options.stall_s,
+            quick=True,
         )
         client: Client | None = None
         try:

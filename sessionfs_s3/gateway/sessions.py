@@ -200,7 +200,11 @@ class Sessions:
         session.attached.discard(client)
         if not session.attached and session.tenant.sessions.get(session.id) is session:
             session.tenant.usage.close_session(session.id)
-            session.linger(LINGER_S, lambda: self._spawn(self.close(session)))
+            session.linger(LINGER_S, lambda: self.close_soon(session))
+
+    def close_soon(self, session: OpenSession) -> None:
+        """Close *session* in the background."""
+        self._spawn(self.close(session))
 
     async def close(self, session: OpenSession) -> None:
         """Make the runtime write what it still has and drop the session; store everything and let it go."""

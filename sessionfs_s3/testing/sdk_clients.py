@@ -223,20 +223,26 @@ class NodeClient(SdkClient):
         """Take in the answers until the process has ended, then fail whoever still waits."""
         assert self._process.stdout is not None
         complaining = asyncio.create_task(self._read_stderr())
-        async for line in self._process.stdout:
-            message: Record = json.loads(line)
-            answer = self._waiting.get(message["id"])
-            if answer is None or answer.done():
-                continue  # nobody waits any more
-            if "error" in message:
-                answer.set_exception(SdkFailure(message["error"]["message"], message["error"]["code"]))
-            else:
-                answer.set_result(message["result"])
+        try:
+            async for line in self._process.stdout:
+                self._answered(json.loads(line))
+        except ValueError as error:  # no JSON, or a line without end
+            self._stderr.append(f"on stdout, what is no answer: {error}")
+            self._process.kill()
         await complaining
         await self._process.wait()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(SdkFailure(self._ended()))
+
+    def _answered(self, message: Record) -> None:
+        answer = self._waiting.get(message["id"])
+        if answer is None or answer.done():
+            return  # nobody waits any more
+        if "error" in message:
+            answer.set_exception(SdkFailure(message["error"]["message"], message["error"]["code"]))
+        else:
+            answer.set_result(message["result"])
 
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None

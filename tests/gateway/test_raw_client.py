@@ -173,7 +173,11 @@ async def test_what_the_server_asks(
         seen = len(client.received)
         await client.request("session.send", {"sessionId": session_id, "prompt": "Wait?"})
         waiting = await client.until(lambda message: message.get("method") == "userInput.request", after=seen)
-        assert [message["id"] for message in client.received if message.get("method") == "userInput.request"] == [1, 2, 3]
+        assert [message["id"] for message in client.received if message.get("method") == "userInput.request"] == [
+            1,
+            2,
+            3,
+        ]
         await client.respond(waiting["id"], {"answer": "at last", "wasFreeform": True})
         await idle(client, seen)
         assert "at last" in model.requests[-1].results()[-1]
