@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.format import Kind, SessionKeys, parse_log_name, tenant_prefix
+from sessionfs_s3.format import TOMBSTONE_BYTES, Kind, SessionKeys, parse_log_name, tenant_prefix
 from sessionfs_s3.format.keys import encode_id
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry, Page, Store
 from sessionfs_s3.volume.environment import Environment, all_of
@@ -60,6 +60,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.snapshot = 0
+        self.tombstone = 0
         self._of_snapshot: Entry | None = None
         self._commits: dict[int, Entry] = {}
 
@@ -73,6 +74,8 @@ class _Log:
                 self.snapshot, self._of_snapshot = found.sequence, entry
         elif found.sequence >= self.snapshot:  # the newest come first: the others are not needed
             self._commits[found.sequence] = entry
+            if entry.size == TOMBSTONE_BYTES:
+                self.tombstone = max(self.tombstone, found.sequence)
 
     def head(self) -> Head | None:
         """Return the end of the log; None where nothing was listed that belongs to one."""
@@ -81,8 +84,11 @@ class _Log:
         entry = self._commits.get(sequence, self._of_snapshot)
         if entry is None:
             return None
-        after = {number: self._commits[number].size for number in sorted(self._commits) if number > self.snapshot}
-        return Head(sequence, entry.etag, entry.modified_ms, Listing(self.snapshot, after, entry.modified_ms))
+        # As in LogReader.listing: of a snapshot and a tombstone the later one is where the session begins.
+        snapshot, tombstone = (self.snapshot, 0) if self.snapshot > self.tombstone else (0, self.tombstone)
+        base = snapshot or tombstone - 1
+        after = {number: self._commits[number].size for number in sorted(self._commits) if number > base}
+        return Head(sequence, entry.etag, entry.modified_ms, Listing(snapshot, tombstone, after, entry.modified_ms))
 
 
 class TenantListing:
@@ -136,7 +142,7 @@ class TenantListing:
         async for page in self.pages(keys.log, first if self._store.lists_sorted else PAGE_ENTRIES_MAX):
             for entry in page.entries:
                 log.add(entry, entry.key.removeprefix(keys.log))
-            if log.snapshot and self._store.lists_sorted:
+            if (log.snapshot or log.tombstone) and self._store.lists_sorted:
                 break
         return log.head()
 
