@@ -12,7 +12,7 @@ import importlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from sessionfs_s3.catalog import hints
 from sessionfs_s3.catalog.forking import ForkOrder, fork
@@ -30,7 +30,6 @@ from sessionfs_s3.volume.contents import ContentReader
 from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
-from sessionfs_s3.volume.state import EMPTY_STATE
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +46,15 @@ class _Known:
 
     head: Head
     info: SessionInfo | None
+
+
+class _Deleted(Protocol):
+    """What a deletion came to."""
+
+    @property
+    def unfinished(self) -> SessionFsError | None:
+        """Why some of what the session held is still stored, if it is."""
+        ...
 
 
 class Catalog:
@@ -122,7 +130,7 @@ class Catalog:
             head, hint = await self._listing.head(keys), None
         else:
             head, hint = await asyncio.gather(self._listing.head(keys), self._hint(session_id))
-        if head is None:
+        if head is None or head.is_deleted:
             self._known.pop(session_id, None)
             return None
         info = self._remembered(session_id, head)
@@ -154,8 +162,10 @@ class Catalog:
                 return None
             freed = info.bytes
         deletion = importlib.import_module("sessionfs_s3.volume.deletion")
-        delete_session: Callable[[Session], Awaitable[object]] = deletion.delete_session
-        await delete_session(self._session(keys))
+        delete_session: Callable[[Session], Awaitable[_Deleted]] = deletion.delete_session
+        deleted = await delete_session(self._session(keys))
+        if deleted.unfinished is not None:
+            _logger.warning("session %r is deleted, but not all of it removed: %s", session_id, deleted.unfinished)
         self._known.pop(session_id, None)
         await self._remove_hints([self._hint_key(session_id)])
         return freed
@@ -234,6 +244,8 @@ class Catalog:
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(session_id: str, head: Head) -> SessionInfo | None:
+            if head.is_deleted:
+                return None
             known = self._remembered(session_id, head)
             if known is not None:
                 return known.info
@@ -275,7 +287,7 @@ class Catalog:
         log, contents = LogReader(session), ContentReader(session)
         missing = ""
         for _ in range(_TRIES_MAX):
-            state = await log.advance(EMPTY_STATE, head.listing)
+            state = await log.load()
             if state.head.sequence == head.sequence:
                 try:
                     facts = await facts_of(session.keys.prefix, state.tree, contents, self._state_path)
@@ -287,7 +299,7 @@ class Catalog:
                     await self._leave_hint(session_id, head, info)
                     return info
             now = await self._listing.head(session.keys)
-            if now is None:
+            if now is None or now.is_deleted:
                 return None
             head = now
         if missing:
@@ -319,6 +331,7 @@ class Catalog:
 
     async def _sweep(self, heads: Mapping[str, Head], stored: Mapping[str, Entry]) -> None:
         """Forget the sessions that are gone, and remove their hints."""
+        heads = {session_id: head for session_id, head in heads.items() if not head.is_deleted}
         gone = {session_id for session_id in self._known if session_id not in heads}
         kept = {session_id for session_id, known in self._known.items() if known.info is not None} - gone
         hinted = {session_id for name in stored if (session_id := decoded(name)) is not None}

@@ -110,7 +110,9 @@ async def fork(order: ForkOrder) -> None:
         try:
             await log.append(state, operations, tree)
         except Fenced:
-            raise _exists(order) from None
+            if (await LogReader(order.target).load()).tree.root.entries:
+                raise _exists(order) from None
+            raise
         except ValueError as error:  # the encoder's bounds
             raise OSError(errno.EFBIG, f"The session has too many files for a fork: {error}", order.source_id) from None
     except CommitUnknown:

@@ -1,7 +1,7 @@
 """What a listing shows of a tenant's sessions: which have a log, and where each log ends.
 
-One recursive listing of ``tenants/<tenant>/sessions/`` shows every session's newest commit with the time at which the
-store received it, and all that is needed to read the session without listing it again.
+One recursive listing of ``tenants/<tenant>/sessions/`` shows every session's newest commit, with the time at which the
+store received it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.format import TOMBSTONE_BYTES, Kind, SessionKeys, parse_log_name, tenant_prefix
+from sessionfs_s3.format import Kind, SessionKeys, parse_log_name, tenant_prefix
 from sessionfs_s3.format.keys import encode_id
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry, Page, Store
 from sessionfs_s3.volume.environment import Environment, all_of
-from sessionfs_s3.volume.loading import Listing
 from sessionfs_s3.volume.options import VolumeOptions
 from sessionfs_s3.volume.retry import until_answered
 
@@ -33,6 +32,13 @@ _RANGES: Final = string.ascii_letters + string.digits + "._-%"
 
 _RANGES_AT_ONCE: Final = 32
 
+_FIRST_ENTRIES: Final = 8
+"""How many of one log's objects are asked for: the newest, its snapshot, and room for what is none of ours."""
+
+
+_TOMBSTONE_BYTES: Final = 170
+"""The size of the commit that deletes a session, and of no other (``docs/FORMAT.md``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -42,13 +48,13 @@ class Head:
         sequence: the number of the newest commit.
         etag: its entity tag; the commits of two lives of a session may share a number, but never this.
         modified_ms: when the store received it, in milliseconds since the Unix epoch by the store's clock.
-        listing: the end of the log, for reading it.
+        is_deleted: whether it is a tombstone: the session was deleted, and nobody has opened it for writing since.
     """
 
     sequence: int
     etag: str
     modified_ms: int
-    listing: Listing
+    is_deleted: bool
 
     def is_at(self, sequence: int, etag: str) -> bool:
         """Return whether this is the head of *sequence* and *etag*: then nothing was committed since."""
@@ -56,39 +62,27 @@ class Head:
 
 
 class _Log:
-    """The log of one session, as far as it was listed."""
+    """The newest commit of one session, as far as its log was listed."""
 
     def __init__(self) -> None:
-        self.snapshot = 0
-        self.tombstone = 0
-        self._of_snapshot: Entry | None = None
-        self._commits: dict[int, Entry] = {}
+        self._newest: tuple[int, bool, Entry] | None = None
 
     def add(self, entry: Entry, name: str) -> None:
         """Add the object *entry*, called *name* in the log."""
         found = parse_log_name(name)
         if found is None:
             return
-        if found.kind is Kind.SNAPSHOT:
-            if found.sequence > self.snapshot:
-                self.snapshot, self._of_snapshot = found.sequence, entry
-        elif found.sequence >= self.snapshot:  # the newest come first: the others are not needed
-            self._commits[found.sequence] = entry
-            if entry.size == TOMBSTONE_BYTES:
-                self.tombstone = max(self.tombstone, found.sequence)
+        # A commit tells its time; the snapshot after it is younger. Either may be there without the other.
+        candidate = (found.sequence, found.kind is Kind.COMMIT, entry)
+        if self._newest is None or candidate[:2] > self._newest[:2]:
+            self._newest = candidate
 
     def head(self) -> Head | None:
         """Return the end of the log; None where nothing was listed that belongs to one."""
-        sequence = max(self._commits, default=self.snapshot)
-        # Of a commit and the snapshot after it the commit tells the time; it is there unless somebody removed it.
-        entry = self._commits.get(sequence, self._of_snapshot)
-        if entry is None:
+        if self._newest is None:
             return None
-        # As in LogReader.listing: of a snapshot and a tombstone the later one is where the session begins.
-        snapshot, tombstone = (self.snapshot, 0) if self.snapshot > self.tombstone else (0, self.tombstone)
-        base = snapshot or tombstone - 1
-        after = {number: self._commits[number].size for number in sorted(self._commits) if number > base}
-        return Head(sequence, entry.etag, entry.modified_ms, Listing(snapshot, tombstone, after, entry.modified_ms))
+        sequence, is_commit, entry = self._newest
+        return Head(sequence, entry.etag, entry.modified_ms, is_commit and entry.size == _TOMBSTONE_BYTES)
 
 
 class TenantListing:
@@ -136,14 +130,21 @@ class TenantListing:
         return heads
 
     async def head(self, keys: SessionKeys) -> Head | None:
-        """Return the head of one session, None where it has no log; one request, as :meth:`LogReader.listing`."""
+        """Return the head of one session, None where it has no log. Raises as :meth:`heads`.
+
+        One request of a few entries: names descend with the sequence number, so that the newest come first.
+        """
         log = _Log()
-        first = min(PAGE_ENTRIES_MAX, 2 * self._options.snapshot_commits + 8)
-        async for page in self.pages(keys.log, first if self._store.lists_sorted else PAGE_ENTRIES_MAX):
-            for entry in page.entries:
-                log.add(entry, entry.key.removeprefix(keys.log))
-            if (log.snapshot or log.tombstone) and self._store.lists_sorted:
-                break
+        pages = self.pages(keys.log, _FIRST_ENTRIES if self._store.lists_sorted else PAGE_ENTRIES_MAX)
+        try:
+            async for page in pages:
+                for entry in page.entries:
+                    log.add(entry, entry.key.removeprefix(keys.log))
+                # A commit and the snapshot after it stand side by side, and never at the end of the first page.
+                if log.head() is not None and self._store.lists_sorted:
+                    break
+        finally:
+            await pages.aclose()
         return log.head()
 
     async def hints(self) -> dict[str, Entry]:

@@ -7,18 +7,25 @@ and a session that the credential does not permit is treated as if it did not ex
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
 
 from sessionfs_s3.errors import CommitUnknown, Corrupt, Fenced, InUse, InvalidInput, SessionFsError, Unavailable
-from sessionfs_s3.gateway import listing, pages
-from sessionfs_s3.gateway.arguments import Arguments, is_session_id, name_error
+from sessionfs_s3.gateway import listing
+from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, TOO_LONG, Arguments, is_session_id, name_error
 from sessionfs_s3.gateway.client_metadata import FILE_NAME, client_metadata
 from sessionfs_s3.gateway.errors import RpcError, failed
 from sessionfs_s3.gateway.listing import SessionInfo
-from sessionfs_s3.gateway.visible import Catalog, LiveSessions, VisibleSessions
+from sessionfs_s3.gateway.pages import EVENTS_MAX, page_request
+from sessionfs_s3.gateway.visible import Catalog, EventsPage, LiveSessions, VisibleSessions
 
 EVENTS_FILE: Final = "events.jsonl"
+WORKSPACE_FILE: Final = "workspace.yaml"
+
+_USER_NAMED: Final = re.compile(rb"^user_named: *true *$", re.MULTILINE)
+_STEERABLE_EVENT: Final = "session.remote_steerable_changed"
+_SHOWN_CHARS_MAX: Final = 256
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _NO_FOREGROUND: Final = "Not running in TUI+server mode - no foreground session change handler registered"
 
@@ -96,6 +103,8 @@ class CatalogueAnswers:
             raise failed(method, str(error)) from error
         except SessionFsError as error:
             raise failed(method, _words(error)) from error
+        except OSError as error:
+            raise failed(method, error.strerror or "the request could not be carried out") from error
 
     async def resolved_open(self, params: object) -> Mapping[str, object] | None:
         """Return the parameters of ``sessions.open`` with the session named in full, None for "not found".
@@ -131,7 +140,9 @@ class CatalogueAnswers:
         arguments.session_id()
         return {}
 
-    async def _set_foreground(self, _: Arguments) -> object:
+    async def _set_foreground(self, arguments: Arguments) -> object:
+        if not isinstance(arguments.get("sessionId"), str):
+            raise arguments.error("Missing sessionId parameter")
         return {"success": False, "error": _NO_FOREGROUND}
 
     async def _list(self, arguments: Arguments) -> object:
@@ -185,29 +196,24 @@ class CatalogueAnswers:
         return {"sizes": {info.id: info.bytes for info in await self._sessions.all()}}
 
     async def _non_empty(self, arguments: Arguments) -> object:
+        """Answer which have a summary: a session gets one with the user's first message, or with a name."""
         limit = _count(arguments.get("limit"))
-        found: list[str] = []
-        for info in await self._sessions.listed():
-            if limit is not None and len(found) >= limit:
-                break
-            # A session gets its first summary with the first message: without one, only its events tell.
-            if info.summary is not None or await self._has_message(info.id):
-                found.append(info.id)
-        return {"sessionIds": found}
-
-    async def _has_message(self, session_id: str) -> bool:
-        return any(event.get("type") == "user.message" for event in await self._sessions.events(session_id))
+        found = [info.id for info in await self._sessions.listed() if info.summary is not None or info.name is not None]
+        return {"sessionIds": found[:limit]}
 
     async def _enrich(self, arguments: Arguments) -> object:
+        """Fill in what is known of the sessions; times stay as the client has them."""
         records = arguments.array("sessions")
         if not all(isinstance(record, Mapping) for record in records):
             raise arguments.error("session metadata entry must be an object")
+        given = cast("list[Mapping[str, object]]", records)
+        session_ids = [Arguments(arguments.method, record).session_id() for record in given]
         known = {info.id: info for info in await self._sessions.all()}
         enriched: list[object] = []
-        for record in cast("list[Mapping[str, object]]", records):
-            info = known.get(session_id) if isinstance(session_id := record.get("sessionId"), str) else None
+        for session_id, record in zip(session_ids, given, strict=True):
+            info = known.get(session_id)
             added = {"isDetached": False} if info is None else {"isDetached": info.detached} | listing.details(info)
-            enriched.append({**record, **{key: value for key, value in added.items() if record.get(key) is None}})
+            enriched.append({**record, **added})
         return {"sessions": enriched}
 
     async def _event_file_path(self, arguments: Arguments) -> object:
@@ -216,23 +222,39 @@ class CatalogueAnswers:
         return {"filePath": f"{self._state_path}/{EVENTS_FILE}"}
 
     async def _remote_steerable(self, arguments: Arguments) -> object:
-        steerable: object = None
-        for event in await self._sessions.events(arguments.session_id()):
-            if event.get("type") == "session.remote_steerable_changed" and isinstance(event.get("data"), Mapping):
-                steerable = cast("Mapping[str, object]", event["data"]).get("remoteSteerable")
-        return {"remoteSteerable": steerable} if isinstance(steerable, bool) else {}
+        """Answer what the newest event about it says; the events are read from the end until there is one."""
+        session_id, cursor = arguments.session_id(), None
+        while (page := await self._read(session_id, cursor)) is not None:
+            for event in reversed(page.events):
+                if event.get("type") == _STEERABLE_EVENT and isinstance(data := event.get("data"), Mapping):
+                    steerable = cast("Mapping[str, object]", data).get("remoteSteerable")
+                    return {"remoteSteerable": steerable} if isinstance(steerable, bool) else {}
+            if not page.has_more:
+                break
+            cursor = page.cursor
+        return {}
+
+    async def _read(self, session_id: str, cursor: str | None) -> EventsPage | None:
+        return await self._sessions.events(session_id, cursor=cursor, limit=EVENTS_MAX, backward=True)
 
     async def _events(self, arguments: Arguments) -> object:
-        request = pages.page_request(arguments)
-        events = await self._sessions.events(request.session_id)
-        if not events:
-            raise arguments.error(f"Persisted event journal is unavailable for session {request.session_id}")
-        return pages.page(arguments, request, events)
+        asked = page_request(arguments)
+        page = await self._sessions.events(
+            asked.session_id, cursor=asked.cursor, limit=asked.count_max, backward=asked.backward
+        )
+        if page is None:
+            raise arguments.error(f"Persisted event journal is unavailable for session {asked.session_id}")
+        return {
+            "events": list(page.events),
+            "cursor": page.cursor,
+            "hasMore": page.has_more,
+            "cursorStatus": "expired" if page.expired else "ok",
+        }
 
     async def _client_metadata(self, arguments: Arguments) -> object:
         session_ids = arguments.session_ids()
         keys = arguments.get("keys")
-        if keys is not None and not isinstance(keys, list):
+        if arguments.has("keys") and not isinstance(keys, list):
             raise arguments.error("client metadata parameter 'keys' must be an array")
         wanted = cast("list[object] | None", keys)
         if wanted is not None and not all(isinstance(key, str) for key in wanted):
@@ -255,6 +277,8 @@ class CatalogueAnswers:
         session_id = arguments.get("sessionId")
         if isinstance(session_id, str) and not is_session_id(session_id):
             return {"success": False, "error": "Invalid sessionId"}
+        if isinstance(session_id, str) and len(session_id) > SESSION_ID_CHARS_MAX:
+            return {"success": False, "error": TOO_LONG}
         checked = arguments.legacy_session_id()
         if await self._sessions.remove(checked) is None:
             return {"success": False, "error": f"Session file not found for {checked}"}
@@ -280,12 +304,15 @@ class CatalogueAnswers:
     async def _prune(self, arguments: Arguments) -> object:
         """Delete old sessions. Unlike the runtime, skip those that are open here, whoever of the tenant uses them."""
         days = arguments.number("olderThanDays")
-        excluded = set(arguments.session_ids("excludeSessionIds")) if arguments.has("excludeSessionIds") else set[str]()
+        given = arguments.get("excludeSessionIds") is not None
+        excluded = set(arguments.session_ids("excludeSessionIds")) if given else set[str]()
         dry_run, named_too = arguments.flag("dryRun"), arguments.flag("includeNamed")
         now_ms, opened = self._now_ms(), set(self._sessions.open())
         old = [info for info in await self._sessions.listed() if now_ms - info.modified_ms >= days * _DAY_MS]
         old = [info for info in old if info.id not in excluded]
-        spared = {info.id for info in old if info.id in opened or (info.user_named and not named_too)}
+        spared = {info.id for info in old if info.id in opened}
+        if not named_too:
+            spared |= {info.id for info in old if info.id not in opened and await self._named_by_user(info)}
         candidates = [info for info in old if info.id not in spared]
         freed: dict[str, int | None] = {info.id: info.bytes for info in candidates}
         if not dry_run:
@@ -299,16 +326,19 @@ class CatalogueAnswers:
             "dryRun": dry_run,
         }
 
+    async def _named_by_user(self, info: SessionInfo) -> bool:
+        if info.name is None:
+            return False
+        content = await self._sessions.state_file(info.id, WORKSPACE_FILE)
+        return content is not None and _USER_NAMED.search(content) is not None
+
     async def _fork(self, arguments: Arguments) -> object:
         source = arguments.session_id()
-        info = await self._sessions.info(source)
-        events = () if info is None else await self._sessions.events(source)
-        if info is None or not events:
-            raise arguments.error(f"Cannot fork session {source}: no persisted or in-memory events found")
-        before = arguments.get("toEventId")
-        if isinstance(before, str):
-            _check_boundary(arguments, source, before, events)
-        name = arguments.get("name")
+        absent = arguments.error(f"Cannot fork session {source}: no persisted or in-memory events found")
+        if (info := await self._sessions.info(source)) is None:
+            raise absent
+        before, name = arguments.get("toEventId"), arguments.get("name")
+        before = before if isinstance(before, str) else None
         if not isinstance(name, str):
             name = listing.fork_name(info, (each.name for each in await self._sessions.all()))
         elif (broken := name_error(name)) is not None:
@@ -316,17 +346,22 @@ class CatalogueAnswers:
         target = self._new_id()
         if not self._sessions.permits(target):
             raise arguments.error("this credential is limited to certain sessions, and a fork would not be one of them")
-        await self._catalog.fork(source, target, before_event=before if isinstance(before, str) else None, name=name)
+        try:
+            await self._sessions.fork(source, target, before_event=before, name=name)
+        except FileNotFoundError:
+            raise absent from None
+        except InvalidInput:
+            if before is None:
+                raise
+            raise await self._no_boundary(arguments, source, before) from None
         return {"sessionId": target, "name": name}
 
-
-def _check_boundary(arguments: Arguments, source: str, before: str, events: Sequence[Mapping[str, object]]) -> None:
-    """Refuse a boundary that is no event, or the first one."""
-    at = next((index for index, event in enumerate(events) if event.get("id") == before), None)
-    if at is None:
-        raise arguments.error(f"Event {before[:256]} not found in session {source}")
-    if at == 0:
-        raise arguments.error("Cannot fork: truncation to the specified event would result in an empty session")
+    async def _no_boundary(self, arguments: Arguments, source: str, before: str) -> RpcError:
+        """Return the error for a boundary that is no event, or the first."""
+        page = await self._sessions.events(source, limit=1)
+        if page is not None and page.events and page.events[0].get("id") == before:
+            return arguments.error("Cannot fork: truncation to the specified event would result in an empty session")
+        return arguments.error(f"Event {before[:_SHOWN_CHARS_MAX]} not found in session {source}")
 
 
 def _session(info: SessionInfo | None) -> dict[str, object]:

@@ -18,6 +18,9 @@ _SESSION_ID: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 SESSION_ID_CHARS_MAX: Final = 255
 """Of a session's directory on a file system, which is where the runtime meets the limit; the store's is the same."""
 
+TOO_LONG: Final = "File name too long (os error 36)"
+"""What the runtime says of a longer one."""
+
 _SHOWN_CHARS_MAX: Final = 300
 NAME_CHARS_MAX: Final = 100
 """Of a session's name; the runtime's own limit."""
@@ -32,7 +35,7 @@ class Arguments:
         self._params: Mapping[str, object] = cast("Mapping[str, object]", params) if isinstance(params, Mapping) else {}
 
     def has(self, name: str) -> bool:
-        """Whether parameter *name* was given."""
+        """Whether parameter *name* was given, be it as null."""
         return name in self._params
 
     def names(self) -> list[str]:
@@ -95,7 +98,7 @@ class Arguments:
         if not is_session_id(value):
             raise self.error(f"Invalid sessionId: {_shown(value)}")
         if len(value) > SESSION_ID_CHARS_MAX:
-            raise self.error("File name too long (os error 36)")
+            raise self.error(TOO_LONG)
         return value
 
 
@@ -106,7 +109,7 @@ def is_session_id(value: object) -> TypeGuard[str]:
 
 def name_error(name: str) -> str | None:
     """Return which of the runtime's rules the session name *name* breaks, None when it breaks none."""
-    if not name.strip():
+    if not name:
         return "Session name cannot be empty."
     if name != name.strip():
         return "Session name must not have leading or trailing whitespace."

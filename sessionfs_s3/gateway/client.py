@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.gateway import messages
-from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open
+from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open, unhandled
 from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
@@ -40,6 +41,7 @@ from sessionfs_s3.gateway.methods import (
 )
 from sessionfs_s3.gateway.relay import Relay
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.volume.idle import IdleTimer
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.server import Gateway
@@ -57,7 +59,7 @@ PENDING_MAX: Final = 256
 BEHIND_BYTES_MAX: Final = 4 * 1024 * 1024
 """A client that has left so much unread is not told what it did not ask for."""
 
-_LEAVING: Final = frozenset({"session.detach", "session.destroy", "sessions.close"})
+_LEAVING: Final = frozenset({"session.detach", "session.destroy"})
 _TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
 
 
@@ -70,6 +72,7 @@ class _Pending:
     step: asyncio.Task[None] | None = None
     relay: Relay | None = None
     session: OpenSession | None = None
+    attached_before: bool = False
     task: asyncio.Task[None] | None = None
     answer: asyncio.Future[Response] | None = None
 
@@ -97,7 +100,7 @@ class Client:
         self._stream = stream
         self._hello = hello
         self._relays: dict[Runtime, Relay] = {}
-        self._connecting: dict[Runtime, asyncio.Lock] = {}
+        self._connecting: WeakKeyDictionary[Runtime, asyncio.Lock] = WeakKeyDictionary()
         self._pending: dict[Id, _Pending] = {}
         self._asked: dict[Id, tuple[Relay, Id]] = {}
         self._opened: dict[str, Mapping[str, Json]] = {}
@@ -113,8 +116,11 @@ class Client:
 
     async def run(self) -> None:
         """Serve it until it goes."""
+        idle = IdleTimer(self._gateway.options.idle_s, self._rest)
         try:
+            idle.touch()
             async for body in self._stream.bodies():
+                idle.touch()
                 step = await self._read(body)
                 if step is not None and len(body) >= LARGE_BYTES:
                     # What it takes up counts until it has been passed on.
@@ -124,7 +130,15 @@ class Client:
         except OSError:
             pass
         finally:
+            idle.cancel()
             await self._leave()
+
+    def _rest(self) -> bool:
+        """Close the connection of a client that says nothing and has nothing open; return whether that was so."""
+        if any(self in session.attached for session in self.tenant.sessions.values()):
+            return False
+        self.drop()
+        return True
 
     async def send(self, body: bytes) -> None:
         """Send the client a message, and wait while it is behind. Raises ConnectionError."""
@@ -175,7 +189,7 @@ class Client:
                 self._fail(number, problem)
         for session in list(self.tenant.sessions.values()):
             if session.runtime is relay.runtime and self in session.attached:
-                self._gateway.sessions.detach(session, self)
+                self._gateway.sessions.cut(session, self)
 
     def lose(self, session: OpenSession, problem: RpcError, *, for_good: bool) -> None:
         """Answer what waits for *session*, which is not open any more."""
@@ -191,6 +205,7 @@ class Client:
         try:
             message = parse(body)
         except Malformed as problem:
+            self._count()
             await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
             return None
         if isinstance(message, Response):
@@ -201,10 +216,12 @@ class Client:
     async def take(self, message: Request) -> asyncio.Task[None] | None:
         """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
         self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
-        if message.method == "$/cancelRequest":
+        if message.method == "$/cancelRequest" and message.is_notification:
+            self._count()
             self._cancel(message)
             return None
         if message.is_notification:
+            self._count()
             return self._in_lane(message.session_id or "", None, lambda: self._note(message))
         if message.id in self._pending:
             problem = RpcError(INVALID_REQUEST, f"request id {message.id!r} is waiting for its answer already")
@@ -215,13 +232,18 @@ class Client:
         try:
             self._usage.request()
             self._route(pending)
-        except LimitExceeded as problem:
+        except (RpcError, LimitExceeded) as problem:
             self._fail(message.id, RpcError(problem.code, str(problem)))
-        except RpcError as problem:
-            self._fail(message.id, problem)
         # The client is behind with its answers: it is not asked for more before it has taken them.
         await self._stream.drain()
         return pending.step
+
+    def _count(self) -> None:
+        """Count a message that is not answered. Raises FrameError where there are too many: nobody can be told."""
+        try:
+            self._usage.request()
+        except LimitExceeded as problem:
+            raise FrameError(str(problem)) from None
 
     def _route(self, pending: _Pending) -> None:
         """Begin to do what *pending* asks. Raises RpcError."""
@@ -252,9 +274,11 @@ class Client:
                 return {"message": told, "timestamp": now, "protocolVersion": PROTOCOL_VERSION}
             case "connect":
                 raise RpcError(FAILED, "this connection has been let in already")
-            case _:
+            case "sessionFs.setProvider":
                 self._gateway.provider_refused(self.tenant.name)
                 return {"success": True}
+            case _:
+                raise unhandled(request.method)
 
     async def _look_up(self, pending: _Pending) -> None:
         request = pending.request
@@ -300,6 +324,7 @@ class Client:
         request = pending.request
         session = self.tenant.sessions.get(session_id)
         if request.method in OPENING:
+            pending.attached_before = session is not None and self in session.attached
             session = await self._opening(session_id)
         elif session_id in self._opened and (session is None or self not in session.attached):
             session = await self._reopen(session_id)
@@ -313,16 +338,22 @@ class Client:
                 raise failed(request.method, f"Session not found for sessionId: {other}")
         pending.session = session
         if request.method in _TURNS:
+            self._may_begin()
             session.busy = True
         await self._forward(pending, session.runtime)
 
     async def _opening(self, session_id: str) -> OpenSession:
+        self._may_begin()
+        try:
+            return await self._gateway.sessions.open(self.tenant, session_id, self)
+        except InvalidInput as problem:
+            raise RpcError(FAILED, str(problem)) from None
+
+    def _may_begin(self) -> None:
+        """Raise RpcError when no session and no turn is to be begun now, LimitExceeded when none by this tenant."""
         if self._gateway.draining:
             raise RpcError(FAILED, "this gateway is going down: connect again, and resume the session")
-        try:
-            return await self._gateway.sessions.open(self.tenant, session_id)
-        except (InvalidInput, LimitExceeded) as problem:
-            raise RpcError(getattr(problem, "code", FAILED), str(problem)) from None
+        self.tenant.usage.check_stored()
 
     async def _reopen(self, session_id: str) -> OpenSession:
         """Resume, on this client's behalf, a session whose runtime ended, as it was resumed or created before."""
@@ -349,11 +380,10 @@ class Client:
             return
         failed = "error" in response.body
         if method in OPENING:
-            if failed:
-                self._gateway.sessions.detach(session, self)
-            else:
-                self._gateway.sessions.attach(session, self)
+            if not failed:
                 self._opened[session.id] = pending.request.params
+            elif not pending.attached_before:
+                self._gateway.sessions.detach(session, self)
         elif method == "session.shutdown" and not failed:
             # The runtime would keep a session that takes messages and does nothing.
             for client in list(session.attached):
@@ -391,7 +421,6 @@ class Client:
                     except OSError as problem:
                         raise RpcError(FAILED, f"the runtime cannot be reached: {problem}") from None
                     relay = self._relays[runtime] = Relay(self, runtime, stream)
-            self._connecting.pop(runtime, None)
         return relay
 
     async def _note(self, notification: Request) -> None:
@@ -444,9 +473,9 @@ class Client:
             await asyncio.wait([before])
         try:
             await step()
-        except RpcError as problem:
+        except (RpcError, LimitExceeded) as problem:
             if pending is not None:
-                self._fail(pending.request.id, problem)
+                self._fail(pending.request.id, RpcError(problem.code, str(problem)))
         except OSError:
             if pending is not None:
                 self._fail(pending.request.id, RpcError(FAILED, "the runtime ended before it answered"))
@@ -488,7 +517,7 @@ class Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(relay.aclose() for relay in list(self._relays.values())))
         for session in list(self.tenant.sessions.values()):
-            if self in session.attached or not session.attached:
+            if self in session.attached:
                 self._gateway.sessions.detach(session, self)
 
     @property

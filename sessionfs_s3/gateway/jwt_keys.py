@@ -107,7 +107,7 @@ class FileKeys:
         """
         try:
             text = path.read_bytes().decode()
-            warn_if_exposed(path)
+            warn_if_exposed(path, secret=False)
             self._keys = _checked(parse_set(text, lenient=False) if text.lstrip().startswith("{") else parse_pem(text))
         except OSError as error:
             raise InvalidInput("keys_file", str(path), f"cannot be read: {error.strerror}") from None

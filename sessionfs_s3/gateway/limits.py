@@ -213,6 +213,16 @@ class TenantUsage:
             raise self._exceeded("bytes_stored_max", what)
         self._bytes = after
 
+    def check_stored(self) -> None:
+        """Check that something more may be stored.
+
+        Raises:
+            LimitExceeded: there are ``bytes_stored_max``.
+        """
+        limit = self.limits.bytes_stored_max
+        if limit is not None and self._bytes >= limit:
+            raise self._exceeded("bytes_stored_max", f"{self._bytes} bytes are stored")
+
     def measured(self, bytes_stored: int) -> None:
         """Take *bytes_stored*, as found in the store, for the truth; refuses nothing."""
         self._bytes = max(bytes_stored, 0)

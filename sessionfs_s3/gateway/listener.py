@@ -47,7 +47,7 @@ class Listener:
         self._gateway = gateway
         self._options = gateway.options
         self._authenticator = authenticator
-        self._greeting = asyncio.Semaphore(self._options.handshakes_max)
+        self._strangers = 0
         self._server: asyncio.Server | None = None
         self._served: set[asyncio.Task[None]] = set()
 
@@ -80,6 +80,9 @@ class Listener:
             self._server.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._strangers >= self._options.handshakes_max:
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._serve(reader, writer))
         self._served.add(task)
         task.add_done_callback(self._served.discard)
@@ -97,8 +100,12 @@ class Listener:
         )
         client: Client | None = None
         try:
-            async with asyncio.timeout(options.handshake_s):
-                client = await self._greet(stream, _host(writer))
+            self._strangers += 1
+            try:
+                async with asyncio.timeout(options.handshake_s):
+                    client = await self._greet(stream, _host(writer))
+            finally:
+                self._strangers -= 1
             if client is not None:
                 await client.run()
         except TimeoutError:
@@ -130,8 +137,7 @@ class Listener:
             if not isinstance(message, Request):
                 continue
             try:
-                async with self._greeting:
-                    return await self._let_in(stream, message, peer)
+                return await self._let_in(stream, message, peer)
             except (RpcError, NotAuthenticated, LimitExceeded) as problem:
                 if not message.is_notification:
                     told = RpcError(problem.code, str(problem))

@@ -54,11 +54,6 @@ class SessionInfo(Protocol):
         ...
 
     @property
-    def user_named(self) -> bool:
-        """Whether a person chose the name: ``user_named`` in its ``workspace.yaml``."""
-        ...
-
-    @property
     def client_name(self) -> str | None:
         """The client that created or last resumed it."""
         ...

@@ -1,9 +1,9 @@
 """Every method of the runtime's schema, by what the gateway does with it and why. Data only; a security boundary.
 
-Written by hand from the descriptions in ``api.schema.json`` of ``@github/copilot`` 1.0.102 and from what the runtime was
-seen to do. Families share a prefix: ``"session.name": "get set"`` stands for ``session.name.get`` and
-``session.name.set``; the empty prefix is for names without one. A method that stands nowhere here is unknown, and a test
-names it when a new runtime brings it.
+Written by hand from the descriptions in ``api.schema.json`` of ``@github/copilot`` 1.0.102 and from what the runtime
+was seen to do. Families share a prefix: ``"session.name": "get set"`` stands for ``session.name.get`` and
+``session.name.set``; the empty prefix is for names without one. A method that stands nowhere here is unknown, and a
+test names it when a new runtime brings it.
 """
 
 from __future__ import annotations
@@ -203,8 +203,8 @@ PROCESS: Final[Mapping[str, Families]] = {
     "it reaches files, processes or secrets of the runtime's host, which all its sessions share": {
         "git": "currentBranchRemote reposFromRemotes workingDirectoryContext",
         "gitHubRepository": "atPath",
-        "sandbox": "checkEnforcementCommand checkPlatformSupport checkWindowsHostLoopbackSupport filterPickerCandidates "
-        "getHostSupport getUnsupportedMessage getUnsupportedSettingDisabledNotice getUnsupportedStartupNotice "
+        "sandbox": "checkEnforcementCommand checkPlatformSupport checkWindowsHostLoopbackSupport getHostSupport "
+        "filterPickerCandidates getUnsupportedMessage getUnsupportedSettingDisabledNotice getUnsupportedStartupNotice "
         "preparePickerPolicy resolveFlooredConfig resolveForOptional",
         "sandbox.proxyCa": "checkInstallationSupport checkRelevance create getStatus remove rotate trust",
         "sandbox.proxySecret": "delete get getLocation save",

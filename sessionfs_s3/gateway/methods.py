@@ -1,8 +1,8 @@
 """What the gateway does with a request of a client, by its method and parameters. Pure; a security boundary.
 
-The tables stand in :mod:`sessionfs_s3.gateway.method_tables`. Two rules follow from them. A session is only ever reached
-by :func:`session_of`, after the gateway has looked up that it is the tenant's; and a request that names further sessions
-(:func:`other_sessions`) passes only if those are the tenant's too. On a runtime that tenants share,
+The tables stand in :mod:`sessionfs_s3.gateway.method_tables`. Two rules follow from them. A session is only ever
+reached by :func:`session_of`, after the gateway has looked up that it is the tenant's; and a request that names further
+sessions (:func:`other_sessions`) passes only if those are the tenant's too. On a runtime that tenants share,
 :func:`shared_params` takes out what would let one session's contents into another's reach.
 """
 
@@ -12,6 +12,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Final, cast
 
+from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
 from sessionfs_s3.gateway.errors import RpcError, failed
 from sessionfs_s3.gateway.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
 
@@ -44,19 +45,25 @@ TREATMENTS: Final[Mapping[str, Treatment]] = _table()
 _REASONS: Final = {name: reason for reason, families in PROCESS.items() for name in spelled(families)}
 
 OPENING: Final = frozenset({"session.create", "session.resume", "sessions.open"})
-"""What makes a session open on a runtime: the gateway chooses which, and from then on the session has its home there."""
+"""What makes a session open on a runtime: the gateway chooses which, and from then on it is the session's home."""
+
+_LEGACY: Final = frozenset(
+    {"session.create", "session.destroy", "session.detach", "session.getMessages", "session.resume"}
+)
+"""Methods older than the schema, which say in other words that a session is missing."""
 
 _OPTIONS: Final = frozenset({"session.create", "session.options.update", "session.resume"})
 _HOST_OPTIONS: Final = ("cloud", "configDir", "eventsLogDirectory", "trajectoryFile", "extensionSdkPath")
 """Options of a session that name a file or directory of the runtime's host, or a session that is not kept there."""
 
-_LOCAL_KINDS: Final = frozenset({"attach", "create", "resume", "resumeLast"})
+_LOCAL_KINDS: Final = ("attach", "create", "resume", "resumeLast")
 """The kinds of ``sessions.open`` that open one of the tenant's own sessions; the others bring in a foreign one."""
 
-_PERSISTED_DECISIONS: Final = frozenset({"approve-for-location", "approve-permanently"})
+_PERSISTED_DECISIONS: Final = ("approve-for-location", "approve-permanently")
 """Answers to a permission request that the runtime keeps in its home, for every session to come."""
 
 _UNSHARED_OPTIONS: Final[Mapping[str, object]] = {
+    "enableGitHubTelemetryForwarding": False,
     "enableSessionStore": False,
     "embeddingCacheStorage": "in-memory",
     "mcpOAuthTokenStorage": "in-memory",
@@ -108,6 +115,25 @@ def session_of(method: str, params: object) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def required_session(method: str, params: object) -> str:
+    """Return the session that a :attr:`Treatment.SESSION` request is about.
+
+    Raises:
+        RpcError: it names none, or what cannot be one; the runtime's own words.
+    """
+    found = session_of(method, params)
+    if found is None:
+        if method.startswith("sessions."):
+            raise failed(method, "Invalid sessionId: undefined")
+        legacy = method in _LEGACY
+        raise failed(method, "Missing sessionId parameter" if legacy else f"Missing sessionId in {method} request")
+    if method in ("session.create", "session.resume") and not is_session_id(found):
+        raise failed(method, f"Rejected {method} request with invalid sessionId: {found[:300]}")
+    if method.startswith("sessions.") or len(found) > SESSION_ID_CHARS_MAX:
+        return Arguments(method, {"sessionId": found}).session_id()
+    return found
+
+
 def other_sessions(method: str, params: object) -> list[str]:
     """Return the further sessions that a request names: each has to be the tenant's, on the same runtime.
 
@@ -155,11 +181,9 @@ def _reaches(method: str, given: Mapping[str, object]) -> Iterator[str]:
         for name in _HOST_OPTIONS:
             if given.get(name) is not None:
                 yield f"its option {name!r} reaches the runtime's host, or a session that is not kept in the store"
-        if given.get("enableGitHubTelemetryForwarding") is True:
-            yield "telemetry would be forwarded of all sessions of the runtime"
-    if method == "session.permissions.handlePendingPermissionRequest":
-        if _object(given.get("result")).get("kind") in _PERSISTED_DECISIONS:
-            yield "the decision would hold for every session of the runtime"
+    decision = _object(given.get("result")).get("kind")
+    if method == "session.permissions.handlePendingPermissionRequest" and decision in _PERSISTED_DECISIONS:
+        yield "the decision would hold for every session of the runtime"
     if method == "session.permissions.modifyRules" and given.get("scope") == "location":
         yield "the rules would hold for every session of the runtime"
     if method == "session.mode.set" and (given.get("pickerSettingsContext") or given.get("persistPlanSelection")):

@@ -20,10 +20,11 @@ class GatewayOptions:
             when it comes and stopped when it has been away.
         tls: for connections over TLS; None: plain TCP.
         handshake_s: how long a connection may take to say who it is.
-        handshakes_max: how many connections may be at that side by side; others wait.
+        handshakes_max: how many connections may be at that side by side; more are closed.
         frame_s: how long a frame may take from its first byte to its last.
         stall_s: how long a client may take nothing of what it is sent.
-        idle_s: how long a client may say nothing; None: for ever. Peers that are gone are found by TCP keepalive.
+        idle_s: how long a client that has no session open may say nothing; None: for ever. Peers that are gone are
+            found by TCP keepalive.
         tenant_idle_s: after how long without a connection a tenant's own runtimes are stopped.
         drain_s: how long turns that are running get to end when the gateway goes down.
     """

@@ -1,32 +1,18 @@
-"""``sessions.readPersistedEvents``: a session's stored events in pages, each cursor good on any gateway.
-
-Pure. The runtime's cursors stand for a snapshot that it keeps in memory; these say where to go on, up to which event,
-and which event stood before: a journal that was rewritten meanwhile (a rewind, say) is noticed, and the cursor has
-then expired, as the runtime's has. A cursor opens nothing: the session is looked up again for each page.
-"""
+"""What ``sessions.readPersistedEvents`` is asked: its parameters, checked as strictly as the runtime checks them. Pure."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from sessionfs_s3.gateway.arguments import Arguments
+from sessionfs_s3.gateway.errors import RpcError
 
 EVENTS_MAX: Final = 1000
 EVENTS_DEFAULT: Final = 200
-PAGE_BYTES_MAX: Final = 1024 * 1024
-"""What the runtime's schema promises of a page; one event that is larger comes alone."""
 
-_PREFIX: Final = "persisted-snapshot:v1:"
-_CURSOR_CHARS_MAX: Final = 512
 _FIELDS: Final = ("sessionId", "cursor", "max", "direction")
-
-Event = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -37,17 +23,6 @@ class PageRequest:
     cursor: str | None
     count_max: int
     backward: bool
-
-
-@dataclass(frozen=True)
-class _Position:
-    """Where a page begins: *at* is an index, *end* the number of events of the snapshot, *anchor* the event beside."""
-
-    session: str
-    backward: bool
-    at: int
-    end: int
-    anchor: str
 
 
 def page_request(arguments: Arguments) -> PageRequest:
@@ -70,84 +45,7 @@ def page_request(arguments: Arguments) -> PageRequest:
     return PageRequest(session_id, cursor, wanted, direction == "backward")
 
 
-def page(arguments: Arguments, request: PageRequest, events: Sequence[Event]) -> dict[str, object]:
-    """Return the page that *request* asks for, of the session's *events*, oldest first; there is at least one.
-
-    Raises:
-        RpcError: the cursor is another session's.
-    """
-    if request.cursor is None:
-        at = len(events) if request.backward else 0
-        position = _Position(_digest(request.session_id), request.backward, at, len(events), "")
-    else:
-        read = _read_cursor(request.cursor)
-        if read is not None and read.session != _digest(request.session_id):
-            raise arguments.error("Persisted event cursor belongs to a different session")
-        if read is None or not _holds(read, events):
-            return {"events": [], "cursor": request.cursor, "hasMore": False, "cursorStatus": "expired"}
-        position = read
-    start, stop = _window(position, request.count_max, events)
-    at = start if position.backward else stop
-    following = _Position(position.session, position.backward, at, position.end, _anchor(position.backward, at, events))
-    return {
-        "events": list(events[start:stop]),
-        "cursor": _cursor(following),
-        "hasMore": start > 0 if position.backward else stop < position.end,
-        "cursorStatus": "ok",
-    }
-
-
-def _window(position: _Position, count_max: int, events: Sequence[Event]) -> tuple[int, int]:
-    """Return which events the page holds: as many as asked for and as fit, at least one."""
-    indexes = range(position.at - 1, -1, -1) if position.backward else range(position.at, position.end)
-    taken = size = 0
-    for index in indexes[:count_max]:
-        size += len(json.dumps(events[index], ensure_ascii=False).encode(errors="replace"))
-        if taken and size > PAGE_BYTES_MAX:
-            break
-        taken += 1
-    return (position.at - taken, position.at) if position.backward else (position.at, position.at + taken)
-
-
-def _holds(position: _Position, events: Sequence[Event]) -> bool:
-    """Whether there is something left to read, of the same events that the first page was of."""
-    last = len(events) if position.backward else position.end - 1
-    more = 0 < position.at <= last and (position.backward or position.end <= len(events))
-    return more and _anchor(position.backward, position.at, events) == position.anchor
-
-
-def _anchor(backward: bool, at: int, events: Sequence[Event]) -> str:
-    """Return the id of the last event that was served: the one before *at*, or at it when going backward."""
-    index = at if backward else at - 1
-    return _digest(str(events[index].get("id"))) if 0 <= index < len(events) else ""
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
-
-
-def _cursor(position: _Position) -> str:
-    fields = [position.session, position.backward, position.at, position.end, position.anchor]
-    return _PREFIX + base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
-
-
-def _read_cursor(text: str) -> _Position | None:
-    """Return what a cursor says, None when it is none of ours."""
-    if not text.startswith(_PREFIX) or len(text) > _CURSOR_CHARS_MAX:
-        return None
-    try:
-        decoded: object = json.loads(base64.b64decode(text.removeprefix(_PREFIX), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    fields = cast("list[object]", decoded) if isinstance(decoded, list) else []
-    match fields:
-        case [str(session), bool(backward), int(at), int(end), str(anchor)]:
-            return _Position(session, backward, at, end, anchor)
-        case _:
-            return None
-
-
-def _invalid(arguments: Arguments, why: str) -> Exception:
+def _invalid(arguments: Arguments, why: str) -> RpcError:
     return arguments.error(f"invalid {arguments.method} params: {why}")
 
 

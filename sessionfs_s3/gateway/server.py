@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -193,10 +194,11 @@ class Gateway:
 
     async def hello(self, greeting: Mapping[str, Json], tenant: str) -> Mapping[str, Json]:
         """Return what a runtime answers to ``connect`` with the parameters *greeting*. Raises RpcError."""
-        key = encode(Request("", greeting, is_notification=True))
+        key = hashlib.sha256(encode(Request("", greeting, is_notification=True))).digest()
         known = self._hellos.get(key)
         if known is None:
-            runtime = await self._pool(self._owner(tenant)).any()
+            # In time to be told, should there be none.
+            runtime = await self._pool(self._owner(tenant)).any(deadline_s=self.options.handshake_s / 2)
             try:
                 stream, known = await runtime.connect(greeting)
             except OSError as problem:
@@ -288,8 +290,15 @@ class Gateway:
             try:
                 self._authenticator.reload()
                 await self._let_go_of_idle()
+                await self._measure()
             except Exception:
                 _logger.exception("housekeeping")
+
+    async def _measure(self) -> None:
+        """Find out how much is stored of the tenants that may not store everything."""
+        for tenant in list(self.tenants.values()):
+            if tenant.usage.limits.bytes_stored_max is not None and not tenant.idle:
+                tenant.usage.measured(sum([info.bytes for info in await tenant.fs.catalog.list()]))
 
     async def _let_go_of_idle(self) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from sessionfs_s3.copilot import SessionFs
 from sessionfs_s3.errors import Fenced, SessionFsError
@@ -159,10 +160,10 @@ class Sessions:
         """Open sessions where *place* says."""
         self._place = place
         self._tasks: set[asyncio.Task[None]] = set()
-        self._placing: dict[tuple[Tenant, str], asyncio.Lock] = {}
+        self._placing: WeakValueDictionary[tuple[Tenant, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def open(self, tenant: Tenant, session_id: str) -> OpenSession:
-        """Return the session, open: at its home, or on a runtime that is chosen now.
+    async def open(self, tenant: Tenant, session_id: str, client: Attached) -> OpenSession:
+        """Return the session, open for *client*: at its home, or on a runtime that is chosen now.
 
         Raises:
             RpcError: there is no runtime for it.
@@ -170,30 +171,21 @@ class Sessions:
             InvalidInput: no session can have this id.
         """
         # Two clients may ask at once, and one runtime is its home.
-        lock = self._placing.setdefault((tenant, session_id), asyncio.Lock())
-        try:
-            async with lock:
-                while leaving := tenant.leaving.get(session_id):
-                    await asyncio.shield(leaving.gone)
-                session = tenant.sessions.get(session_id)
-                if session is not None:
-                    tenant.usage.open_session(session_id)
-                    if session.stay() or session.provider.failure is not None:
-                        session.renew()
-                    return session
+        async with self._placing.setdefault((tenant, session_id), asyncio.Lock()):
+            while leaving := tenant.leaving.get(session_id):
+                await asyncio.shield(leaving.gone)
+            session = tenant.sessions.get(session_id)
+            if session is None:
                 with tenant.usage.opening(session_id):
                     runtime = await self._place(tenant, session_id)
                     session = OpenSession(session_id, tenant, runtime)
                 runtime.sessions[session_id] = tenant.sessions[session_id] = session
                 tenant.moved.pop(session_id, None)
-                return session
-        finally:
-            if not lock.locked():
-                self._placing.pop((tenant, session_id), None)
-
-    def attach(self, session: OpenSession, client: Attached) -> None:
-        """Let *client* be one of those for whom *session* is open."""
-        session.attached.add(client)
+            elif session.stay():
+                tenant.usage.open_session(session_id)
+                session.renew()
+            session.attached.add(client)
+            return session
 
     def detach(self, session: OpenSession, client: Attached) -> None:
         """Let *client* go; when it was the last one, the session lingers, and is closed."""
@@ -205,6 +197,12 @@ class Sessions:
     def close_soon(self, session: OpenSession) -> None:
         """Close *session* in the background."""
         self._spawn(self.close(session))
+
+    def cut(self, session: OpenSession, client: Attached) -> None:
+        """Let *client* go, whose own connection to the runtime is lost; it hears of a turn that goes on without it."""
+        if session.busy:
+            client.tell(session_error(session.id, _ended(session)))
+        self.detach(session, client)
 
     async def close(self, session: OpenSession) -> None:
         """Make the runtime write what it still has and drop the session; store everything and let it go."""
@@ -250,9 +248,9 @@ class Sessions:
             session.stay()
             del tenant.sessions[session.id]
             tenant.leaving[session.id] = session
-            told = f"the runtime of session {session.id} ended; the session goes on from what is stored"
+            told = _ended(session)
             if session.busy:
-                self._tell_error(session, f"{told}, and its running turn does not")
+                self._tell_error(session, told)
             for client in list(session.attached):
                 client.lose(session, RpcError(FAILED, told), for_good=False)
             self._spawn(self._leave(session))
@@ -304,6 +302,11 @@ def session_error(session_id: str, message: str) -> bytes:
         "ephemeral": True,
     }
     return encode(Request("session.event", {"sessionId": session_id, "event": event}, is_notification=True))
+
+
+def _ended(session: OpenSession) -> str:
+    turn = ", and its running turn is lost" if session.busy else ""
+    return f"the runtime of session {session.id} ended; the session goes on from what is stored{turn}"
 
 
 def _extra(session: OpenSession) -> dict[str, str]:

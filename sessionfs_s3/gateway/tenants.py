@@ -265,7 +265,7 @@ def read_tenants(path: Path) -> TenantsFile:
     """
     try:
         text = path.read_bytes().decode()
-        warn_if_exposed(path)
+        warn_if_exposed(path, secret=True)
     except OSError as error:
         raise InvalidInput("tenants file", str(path), f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -299,14 +299,14 @@ def parse_tenants(text: str) -> TenantsFile:
         raise ValueError(f"{place}{value}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def warn_if_exposed(path: Path) -> None:
-    """Warn when others than owner and group may read *path*, or others than the owner change it.
+def warn_if_exposed(path: Path, *, secret: bool) -> None:
+    """Warn when others than its owner may change *path*, or, if it is *secret*, when every user may read it.
 
     Raises:
         OSError: it is not there.
     """
     mode = path.stat().st_mode
-    if mode & stat.S_IROTH:
+    if secret and mode & stat.S_IROTH:
         _log.warning("%s is readable by every user of this machine: chmod o= it", path)
     if mode & (stat.S_IWOTH | stat.S_IWGRP):
         _log.warning("%s can be changed by others than its owner, who decides who may connect: chmod go-w it", path)

@@ -17,6 +17,30 @@ _AT_ONCE_MAX: Final = 8
 """Deletions of one request under way at the same time: each is a handful of requests to the store."""
 
 
+class EventsPage(Protocol):
+    """Some stored events of a session, oldest first."""
+
+    @property
+    def events(self) -> Sequence[Mapping[str, object]]:
+        """The events."""
+        ...
+
+    @property
+    def cursor(self) -> str:
+        """Asks for the next page."""
+        ...
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is one."""
+        ...
+
+    @property
+    def expired(self) -> bool:
+        """Whether the cursor led nowhere; there are no events then."""
+        ...
+
+
 class Catalog(Protocol):
     """The stored sessions of one tenant."""
 
@@ -37,11 +61,14 @@ class Catalog(Protocol):
         ...
 
     async def fork(self, source: str, target: str, *, before_event: str | None, name: str | None) -> object:
-        """Copy a session under a new id, up to the event *before_event* and without it."""
+        """Copy a session under a new id, up to the event *before_event* and without it.
+
+        InvalidInput where there is no such event, FileNotFoundError where there is no such session.
+        """
         ...
 
-    async def events(self, session_id: str) -> Sequence[Mapping[str, object]] | None:
-        """Return a session's stored events, oldest first; None where nothing is stored of it."""
+    async def events(self, session_id: str, *, cursor: str | None, limit: int, backward: bool) -> EventsPage:
+        """Return a page of a session's stored events; FileNotFoundError where nothing is stored of it."""
         ...
 
     async def state_file(self, session_id: str, name: str) -> bytes | None:
@@ -100,9 +127,20 @@ class VisibleSessions:
         """Return what is known of a stored session."""
         return await self._catalog.info(session_id) if self._live.permits(session_id) else None
 
-    async def events(self, session_id: str) -> Sequence[Mapping[str, object]]:
-        """Return a session's stored events, oldest first; none of a session that does not exist."""
-        return (await self._catalog.events(session_id) if self._live.permits(session_id) else None) or ()
+    async def events(
+        self, session_id: str, *, cursor: str | None = None, limit: int, backward: bool = False
+    ) -> EventsPage | None:
+        """Return a page of a session's stored events; None where there is no such session."""
+        if not self._live.permits(session_id):
+            return None
+        try:
+            return await self._catalog.events(session_id, cursor=cursor, limit=limit, backward=backward)
+        except FileNotFoundError:
+            return None
+
+    async def fork(self, source: str, target: str, *, before_event: str | None, name: str) -> None:
+        """Copy a session under a new id; see :meth:`Catalog.fork`."""
+        await self._catalog.fork(source, target, before_event=before_event, name=name)
 
     async def state_file(self, session_id: str, name: str) -> bytes | None:
         """Return a file of a session's state directory."""

@@ -73,7 +73,7 @@ async def delete_session(session: Session) -> Deleted:
         Unavailable: the store does not answer, or other writers were first for the whole deadline: nothing is deleted.
         CommitUnknown: the session may or may not be deleted; nothing else was changed. Delete it again.
         Refused: the store refuses; nothing is deleted.
-        Corrupt: the log has come to its end, 2⁶⁴ − 1 commits.
+        Corrupt: there is no slot left for a tombstone.
     """
     log = SessionLog(session)
     tombstone, put = await log.bury()
@@ -100,7 +100,7 @@ async def sweep(session: Session) -> Deleted:
     """Remove what the deletion of *session* had to leave below its tombstone, once that is old enough.
 
     For sessions that nobody has opened since; of any other it removes nothing (collection does). The tombstone itself
-    stays, an object of 170 bytes, so that the numbers of a session's commits never begin again. Four requests when
+    stays, an object of 170 bytes, so that the numbers of a session's commits never begin again. Seven requests when
     there is something to remove, at most three when there is not.
 
     Raises:

@@ -100,7 +100,7 @@ class LogReader:
             cursor = page.cursor
             # Names descend with the sequence number: in a sorted listing nothing after the first of these matters.
             if cursor is None or ((snapshot or tombstone) and self._session.store.lists_sorted):
-                # The session began anew with the tombstone: a snapshot below it, or after it itself, has nothing to say.
+                # The session began anew with the tombstone: a snapshot below it has nothing to say.
                 snapshot, tombstone = (snapshot, 0) if snapshot > tombstone else (0, tombstone)
                 base = snapshot or tombstone - 1
                 after = {number: commits[number] for number in sorted(commits) if number > base}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pydantic import ValidationError
@@ -52,8 +52,7 @@ def test_a_connection_ends_with_its_block_however_that_ends() -> None:
         inside = ExitStack()
         inside.enter_context(tenant.connection())
         assert tenant.connections == 1
-        with pytest.raises(error):
-            inside.__exit__(error, error(), None)
+        assert not inside.__exit__(error, error(), None), "an error is not held back"
         assert tenant.connections == 0
     with tenant.connection():
         refused(lambda: tenant.connection().__enter__())
@@ -132,6 +131,7 @@ def test_a_request_may_bring_its_own_time() -> None:
     tenant.request(6.0)
 
 
+@settings(deadline=None)
 @given(
     steps_s=st.lists(st.floats(0, 3), max_size=60),
     per_s=st.floats(0.1, 50),
@@ -271,3 +271,4 @@ class Counting(RuleBasedStateMachine):
 
 
 TestCounting = Counting.TestCase
+TestCounting.settings = settings(deadline=None)

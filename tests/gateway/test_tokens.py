@@ -305,6 +305,15 @@ def test_whoever_has_many_addresses_is_held_by_the_total_in_bounded_memory(monke
     assert attempts.refusals == 5_000 - tried
 
 
+def test_the_address_that_failed_last_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts_module, "ADDRESSES_MAX", 2)
+    attempts = FailedAttempts(clock=Clock())
+    for number in range(ADDRESS_BURST):
+        attempts.failed(PEER, b"wrong")
+        attempts.failed(f"198.51.100.{number}", b"wrong")
+    assert attempts.wait_s(PEER, b"wrong") > 0
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sessionfs_s3.testing.runtime import start_runtime
 
 from .conftest import EVENTS, Start, stored
 
-NAMES = ("plain", "it's: \"odd\" # 1", "two\nlines", "naïve ☕ 𝄞", "null", "- x", "tab\there")
+NAMES = ("plain", 'it\'s: "odd" # 1', "two\nlines", "naïve ☕ 𝄞", "null", "- x", "tab\there")
 
 
 async def test_a_fork_is_resumed_under_its_own_id_with_its_history(
@@ -167,7 +168,7 @@ def _files(home: Path) -> dict[str, bytes]:
 
 def _told(info: SessionInfo) -> dict[str, object]:
     """Return *info* in the shape of the runtime's list, without what the store's clock decides."""
-    at = json.loads(json.dumps(info.created_ms)) / 1000
+    created = datetime.fromtimestamp(info.created_ms / 1000, UTC).isoformat(timespec="milliseconds")
     optional = {
         "summary": info.summary,
         "name": info.name,
@@ -175,13 +176,7 @@ def _told(info: SessionInfo) -> dict[str, object]:
         "context": None if info.context is None else dict(info.context),
     }
     told = {name: value for name, value in optional.items() if value is not None}
-    return {"startTime": _iso(at), "isDetached": info.detached, **told}
-
-
-def _iso(at: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"startTime": created.replace("+00:00", "Z"), "isDetached": info.detached, **told}
 
 
 def _settled(files: dict[str, bytes]) -> dict[str, object]:
@@ -192,6 +187,11 @@ def _settled(files: dict[str, bytes]) -> dict[str, object]:
         line["timestamp"] = ""
         line["data"].pop("startTime", None)
     lines[-1]["id"] = ""
+    for (
+        line
+    ) in lines:  # on a disk of its own the path of a state directory holds the session's id; in a store it does not
+        if "checkpointPath" in line["data"]:
+            line["data"]["checkpointPath"] = line["data"]["checkpointPath"].rpartition("/")[2]
     said["events.jsonl"] = lines
     rows = files["workspace.yaml"].decode().splitlines()
     said["workspace.yaml"] = sorted(row for row in rows if not row.startswith(("created_at", "updated_at")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,8 +25,7 @@ from sessionfs_s3.volume.log import SessionLog
 from sessionfs_s3.volume.snapshots import SnapshotWriter
 from sessionfs_s3.volume.state import State
 from sessionfs_s3.volume.view import View
-
-Break = Callable[[pytest.MonkeyPatch], None]
+from tests.simulation.deletion_mutants import DELETION_MUTANTS, Break
 
 FIRST_SEEDS: dict[str, int] = {
     "collection_without_minimum_age": 1655,
@@ -364,4 +362,5 @@ MUTANTS: tuple[Break, ...] = (
     database_blobs_are_garbage,
     calls_side_by_side,
     answers_without_looking,
+    *DELETION_MUTANTS,
 )

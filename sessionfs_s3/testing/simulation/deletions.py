@@ -44,29 +44,33 @@ async def delete(world: World, who: str, rng: random.Random) -> None:
         history.broken += [f"{who} has deleted the session, and {key} is left" for key in _left(world.bucket, began_s)]
 
 
-async def judge_end(session: Session, bucket: Bucket, later_s: float) -> Iterator[str]:
+async def judge_end(session: Session, bucket: Bucket, later_s: float) -> list[str]:
     """Delete *session*, in calm, and sweep it *later_s* seconds later; return what is wrong with what is left then."""
     broken: list[str] = []
-    deleted = await delete_session(session)
-    if deleted.unfinished is not None:
-        broken.append(f"the last deletion is unfinished: {deleted.unfinished}")
-    broken += [f"the session is deleted, and {key} is left" for key in _left(bucket, None)]
-    again = await delete_session(session)
-    if again.existed:
-        broken.append(f"what is deleted is deleted again: {again}")
-    if (await LogReader(session).load()).tree is not EMPTY_TREE:
-        broken.append("the session is deleted, and not empty")
-    for found in bucket.objects.values():
-        found.modified_s -= later_s
-    await sweep(session)
-    if len(bucket.objects) != bool(deleted.existed or bucket.objects):
+    try:
+        deleted = await delete_session(session)
+        if deleted.unfinished is not None:
+            broken.append(f"the last deletion is unfinished: {deleted.unfinished}")
+        broken += [f"the session is deleted, and {key} is left" for key in _left(bucket, None)]
+        again = await delete_session(session)
+        if again.existed:
+            broken.append(f"what is deleted is deleted again: {again}")
+        if (await LogReader(session).load()).tree is not EMPTY_TREE:
+            broken.append("the session is deleted, and not empty")
+        for found in bucket.objects.values():
+            found.modified_s -= later_s
+        await sweep(session)
+    except SessionFsError as error:
+        broken.append(f"the session is deleted, and fails: {error}")
+    if len(bucket.objects) > 1:
         broken.append(f"the session is swept, and {sorted(bucket.objects)} are left")
-    return iter(broken)
+    return broken
 
 
 def _left(bucket: Bucket, before_s: float | None) -> Iterator[str]:
     """Yield every object of before *before_s*, of any time if None, that holds something, and is no tombstone."""
     for key, found in bucket.objects.items():
         is_old = before_s is None or found.modified_s < before_s
-        if is_old and found.data and len(found.data) != TOMBSTONE_BYTES:
+        is_tombstone = key.startswith(KEYS.log) and len(found.data) == TOMBSTONE_BYTES
+        if is_old and found.data and not is_tombstone:
             yield key

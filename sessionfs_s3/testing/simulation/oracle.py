@@ -342,9 +342,9 @@ def _prefix(sight: Sight, appends: Sequence[Append], spans: Sequence[_Span]) -> 
 def _told(appends: Sequence[Append], sight: Sight) -> Iterator[Append]:
     """Yield the appends that were acknowledged before the load began that *sight* looked at."""
     for append in appends:
-        if append.log is sight.log and append.is_promised and append.acknowledged_s is not None:
-            if append.acknowledged_s < sight.started_s:
-                yield append
+        told_s = append.acknowledged_s if append.log is sight.log and append.is_promised else None
+        if told_s is not None and told_s < sight.started_s:
+            yield append
 
 
 def _ended(deletion: Deletion, appends: Sequence[Append], spans: Sequence[_Span]) -> Iterator[str]:
@@ -357,5 +357,6 @@ def _ended(deletion: Deletion, appends: Sequence[Append], spans: Sequence[_Span]
         for record in records
     }
     for append in appends:
-        if append.ended is not None and append.ended < deletion.began and append.record in alive:
+        told = append.is_promised and append.ended is not None and append.ended < deletion.began
+        if told and append.record in alive:
             yield f"{deletion.who} has deleted the session at {deletion.ended_s:.3f}, and {append.record} lives on"

@@ -127,7 +127,8 @@ async def _simulate(
         deletions=len(history.deletions),
         digest=_digest(world, history),
     )
-    broken = list(await judge_end(session, world.bucket, 8 * DAY_S))
+    world.stop()
+    broken = await judge_end(session, world.bucket, 8 * DAY_S)
     if broken:
         raise _failed(seed, broken, history)
     return report

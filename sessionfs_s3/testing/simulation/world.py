@@ -76,6 +76,13 @@ class World:
         while self.network:
             await asyncio.wait(self.network)
 
+    def stop(self) -> None:
+        """End whatever goes on in the background of lives that are over."""
+        for life, tasks in self._tasks.items():
+            for task in tasks:
+                task.cancel()
+            self.loop.end(life)
+
     def tell(self, who: str, what: str) -> None:
         """Add a line to the timeline."""
         self.history.timeline.append(f"{self.loop.time():10.3f} {who:10} {what}")

@@ -1,0 +1,322 @@
+"""What a plain runtime on its own disk answers, and that the gateway answers the same of the same sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from sessionfs_s3.gateway.answers import CatalogueAnswers
+from sessionfs_s3.gateway.errors import RpcError, not_open, unhandled
+from sessionfs_s3.gateway.methods import required_session
+from sessionfs_s3.gateway.to_clients import deleted_notice
+from sessionfs_s3.testing.model import Say, ScriptedModel
+from sessionfs_s3.testing.runtime import start_runtime
+
+from .catalogs import DiskCatalog, Live
+from .plain_runtime import TIMEOUT_S, Peer, connected, located, options
+
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(TIMEOUT_S), pytest.mark.asyncio(loop_scope="module")]
+
+PLAIN = "8d5c5a52-1111-4444-8888-123456789abc"
+WORK = "8d5c5a52-2222-4444-8888-123456789abc"
+IDS: list[object] = [
+    "",
+    "bad/id",
+    "../etc",
+    "a.b",
+    "é",
+    "x" * 300,
+    "a\n",
+    None,
+    5,
+    True,
+    1.5,
+    {"a": 1},
+    ["x", 5],
+    "nope",
+]
+
+
+@dataclass
+class Both:
+    """A plain runtime with sessions, and the gateway's answers from the same disk."""
+
+    runtime: Peer
+    gateway: CatalogueAnswers
+    home: Path
+    model_url: str
+
+    async def agree(self, method: str, params: object = None) -> Any:
+        """Ask both and compare; return the answer."""
+        theirs = await self.runtime.ask(method, params)
+        ours = await answered(self.gateway, method, params)
+        assert ours == theirs, f"{method} {json.dumps(params)}"
+        return ours
+
+
+async def answered(gateway: CatalogueAnswers, method: str, params: object) -> object:
+    try:
+        return await gateway.answer(method, params)
+    except RpcError as error:
+        return {"error": {"code": error.code, "message": error.message}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Both]:
+    model = ScriptedModel({"One": [Say("First.")]})
+    repository = tmp_path_factory.mktemp("repository")
+    git = ["git", "-c", "init.defaultBranch=main", "-C", str(repository)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "remote", "add", "origin", "https://github.com/o/r.git"], check=True)
+    author = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    subprocess.run([*git, *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(model.serve())
+        runtime = await stack.enter_async_context(start_runtime(located()))
+        peer = await stack.enter_async_context(connected(runtime))
+        created = {PLAIN: {}, WORK: {"workingDirectory": str(repository)}, "named_1": {"clientName": "mine"}}
+        for session_id, more in created.items():
+            await peer.ask("session.create", options(session_id, model.url, **more))
+            await peer.ask("session.send", {"sessionId": session_id, "prompt": "One"})
+            async with asyncio.timeout(60):
+                while not any(_is_idle(message, session_id) for message in peer.received):
+                    await asyncio.sleep(0.02)
+            # Flushed and dropped, so that neither its files nor their times change any more.
+            await peer.ask("session.name.set", {"sessionId": session_id, "name": "Mine"}) if more else None
+        await peer.ask("session.metadata.updateClientMetadata", {"sessionId": PLAIN, "set": {"a/b": "v", "c": "d"}})
+        await peer.ask("session.remote.notifySteerableChanged", {"sessionId": WORK, "remoteSteerable": True})
+        for session_id in created:
+            await peer.ask("sessions.close", {"sessionId": session_id})
+        state = runtime.home / "copilot" / "session-state"
+        gateway = CatalogueAnswers(
+            DiskCatalog(state), Live(), new_id=lambda: "unused", now_ms=lambda: 0, state_path=str(state / "any")
+        )
+        yield Both(peer, gateway, runtime.home, model.url)
+
+
+def _is_idle(message: dict[str, Any], session_id: str) -> bool:
+    if message["method"] != "session.event" or message["params"]["sessionId"] != session_id:
+        return False
+    return bool(message["params"]["event"]["type"] == "session.idle")
+
+
+@pytest.mark.parametrize("method", ["session.list", "sessions.list"])
+async def test_lists(both: Both, method: str) -> None:
+    listed = await both.agree(method)
+    assert [each["sessionId"] for each in listed["sessions"]] == ["named_1", WORK, PLAIN]
+    assert listed["sessions"][1]["context"]["repository"] == "o/r"
+    where = listed["sessions"][1]["context"]
+    filters: list[object] = [*({key: value} for key, value in where.items()), {"cwd": "/nowhere"}]
+    filters += [where, {"repository": "o/r", "branch": "other"}, {"cwd": 5}, {"bogus": "x"}, {}, None, 5]
+    for each in filters:
+        await both.agree(method, {"filter": each})
+    for limit in (0, 1, 2, 9, -1, "x", None, True):
+        await both.agree(method, {"metadataLimit": limit})
+    for source in ("local", "remote", "all", "bogus", 5, ["remote"]):
+        await both.agree(method, {"source": source})
+    await both.agree(method, {"source": "remote", "throwOnError": True})
+    for params in ({"includeDetached": True}, {"includeDetached": "x"}, [], "x", 5):
+        await both.agree(method, params)
+
+
+async def test_the_last_one(both: Both) -> None:
+    assert (await both.agree("session.getLastId"))["sessionId"] == "named_1"
+    await both.agree("session.getLastId", {"x": 1})
+    where = (await both.agree("session.getMetadata", {"sessionId": WORK}))["session"]["context"]
+    assert (await both.agree("sessions.getLastForContext", {"context": where}))["sessionId"] == WORK
+    contexts: list[object] = [{"cwd": "/x", key: where[key]} for key in ("gitRoot", "repository", "branch")]
+    contexts += [{"cwd": where["cwd"]}, {"cwd": "/x"}, {"cwd": "/x", "repository": "o/r", "branch": "gone"}]
+    contexts += [{"cwd": where["cwd"], "repository": "no/body"}, None, 5, {}, {"cwd": 5}]
+    for each in contexts:
+        await both.agree("sessions.getLastForContext", {"context": each})
+    await both.agree("sessions.getLastForContext")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "session.delete",
+        "session.getMetadata",
+        "sessions.close",
+        "sessions.delete",
+        "sessions.fork",
+        "sessions.getBoardEntryCount",
+        "sessions.getMetadata",
+        "sessions.getPersistedRemoteSteerable",
+        "sessions.readPersistedEvents",
+        "sessions.releaseLock",
+    ],
+)
+async def test_ids_that_are_none_and_sessions_that_are_not_there(both: Both, method: str) -> None:
+    for session_id in IDS:
+        # Of an id that is too long for a directory, methods that do not look at the disk say nothing: here, all do.
+        if len(str(session_id)) < 256 or method in ("session.delete", "session.getMetadata", "sessions.delete"):
+            await both.agree(method, {"sessionId": session_id})
+    for params in (None, {}, [], ["nope"], "nope"):
+        await both.agree(method, params)
+
+
+@pytest.mark.parametrize("method", ["sessions.bulkDelete", "sessions.checkInUse", "sessions.getClientMetadata"])
+async def test_lists_of_ids(both: Both, method: str) -> None:
+    for session_id in IDS:
+        if session_id != "x" * 300:  # the runtime answers each method differently here, and none usefully
+            await both.agree(method, {"sessionIds": session_id})
+            await both.agree(method, {"sessionIds": ["nope", session_id]})
+    for params in (None, {}, [], {"sessionIds": []}):
+        await both.agree(method, params)
+
+
+async def test_what_is_known_of_a_session(both: Both) -> None:
+    for session_id in (PLAIN, WORK, "named_1"):
+        assert "session" in await both.agree("session.getMetadata", {"sessionId": session_id, "extra": 1})
+        await both.agree("sessions.getMetadata", {"sessionId": session_id})
+        await both.agree("sessions.getPersistedRemoteSteerable", {"sessionId": session_id})
+    for params in ({}, {"keys": ["c", "zz"]}, {"keys": []}, {"keys": 5}, {"keys": [5]}, {"keys": None}):
+        await both.agree("sessions.getClientMetadata", {"sessionIds": [PLAIN, "nope", WORK, PLAIN], **params})
+    listed = (await both.runtime.ask("sessions.list"))["sessions"]
+    bare = [{key: each[key] for key in ("sessionId", "startTime", "modifiedTime", "isRemote")} for each in listed]
+    other = {"sessionId": "nope", "startTime": "x", "modifiedTime": "y", "isRemote": False}
+    odd = {"sessionId": PLAIN, "summary": "kept?", "bogus": 1, "startTime": "x"}
+    records: list[object] = [listed, bare, [other], [odd], [], [5], ["x"], [{}], [{"sessionId": "bad/id"}], None, 5]
+    for each in records:
+        await both.agree("sessions.enrichMetadata", {"sessions": each})
+    path = await both.runtime.ask("sessions.getEventFilePath", {"sessionId": PLAIN})
+    assert path == {"filePath": str(both.home / "copilot/session-state" / PLAIN / "events.jsonl")}
+
+
+async def test_sizes_and_which_have_history(both: Both) -> None:
+    assert set((await both.agree("sessions.getSizes"))["sizes"]) == {PLAIN, WORK, "named_1"}
+    await both.agree("sessions.findByTaskId", {"taskId": "x"})
+    for task in (None, 5, "", ["x"]):
+        await both.agree("sessions.findByTaskId", {"taskId": task})
+
+
+async def test_prefixes(both: Both) -> None:
+    prefixes: list[object] = [PLAIN[:length] for length in (6, 7, 8, 9, 10, 13, 35, 36)]
+    prefixes += [
+        PLAIN[:12].upper(),
+        "zzzzzzz",
+        "named_1",
+        "",
+        "........",
+        "x" * 300,
+        None,
+        5,
+        ["x"],
+        "8d5c5a5%",
+        "-------",
+    ]
+    found = [await both.agree("sessions.findByPrefix", {"prefix": prefix}) for prefix in prefixes]
+    assert {"sessionId": PLAIN} in found
+    await both.agree("sessions.findByPrefix")
+
+
+async def test_pruning_says_what_it_would_delete(both: Both) -> None:
+    now_ms = {"now_ms": lambda: 2**42}
+    state = both.home / "copilot" / "session-state"
+    both = Both(
+        both.runtime, CatalogueAnswers(DiskCatalog(state), Live(), new_id=str, **now_ms), both.home, both.model_url
+    )
+    spared = await both.agree("sessions.pruneOld", {"olderThanDays": 0, "dryRun": True})
+    assert spared["skipped"], "the runtime spares sessions that a person has named"
+    for more in (
+        {"includeNamed": True},
+        {"includeNamed": "x"},
+        {"excludeSessionIds": [WORK, "nope"]},
+        {"excludeSessionIds": None},
+        {"excludeSessionIds": 5},
+        {"excludeSessionIds": ["bad/id"]},
+        {"olderThanDays": -1},
+        {"olderThanDays": None},
+        {"olderThanDays": "5"},
+    ):
+        await both.agree("sessions.pruneOld", {"olderThanDays": 0, "dryRun": True, **more})
+
+
+async def test_pages_of_events(both: Both) -> None:
+    """The cursors differ, as the runtime's are its own; the pages do not."""
+    for session_id in (PLAIN, WORK):
+        for more in ({}, {"max": 2}, {"max": 1, "direction": "backward"}, {"max": 3, "direction": "backward"}):
+            asked: list[dict[str, object]] = [{"sessionId": session_id, **more}] * 2
+            pages = 0
+            while True:
+                theirs = await both.runtime.ask("sessions.readPersistedEvents", asked[0])
+                ours: Any = await answered(both.gateway, "sessions.readPersistedEvents", asked[1])
+                cursors = theirs.pop("cursor"), ours.pop("cursor")
+                assert ours == theirs
+                asked = [{**each, "cursor": cursor} for each, cursor in zip(asked, cursors, strict=True)]
+                pages += 1
+                if theirs["cursorStatus"] == "expired":
+                    break
+            assert pages > (1 if more else 0)
+    odd: list[dict[str, object]] = [{"limit": 2}, {"max": "x"}, {"max": 1.5}, {"max": True}, {"max": []}, {"max": {}}]
+    odd += [{"direction": "x"}, {"direction": 5}, {"cursor": 5}, {"cursor": "x"}, {"cursor": ""}]
+    for each in odd:
+        await both.agree("sessions.readPersistedEvents", {"sessionId": PLAIN, **each})
+
+
+async def test_names_of_forks(both: Both) -> None:
+    for name in ("", " ", " x ", "x" * 101, "a\nb", 'a"b', "a\x7fb", "a\xa0"):
+        await both.agree("sessions.fork", {"sessionId": PLAIN, "name": name})
+    first = (await both.runtime.ask("sessions.readPersistedEvents", {"sessionId": PLAIN}))["events"][0]["id"]
+    for event in ("nope", "", first):
+        await both.agree("sessions.fork", {"sessionId": PLAIN, "toEventId": event})
+
+
+async def test_sessions_that_are_not_open(both: Both) -> None:
+    methods = ["abort", "destroy", "detach", "getMessages", "history.compact", "name.get", "resume", "send", "shutdown"]
+    asked = [f"session.{each}" for each in methods]
+    asked += [f"sessions.{each}" for each in ("loadDeferredRepoHooks", "reloadPluginHooks", "save")]
+    for method in asked:
+        for session_id in ("nope", "bad/id", "x" * 200, None, 5):
+            params = {"sessionId": session_id, "prompt": "x"}
+            try:
+                ours: object = not_open(method, required_session(method, params))
+            except RpcError as error:
+                ours = {"error": {"code": error.code, "message": error.message}}
+            theirs = await both.runtime.ask(method, params)
+            if method.startswith("sessions.") and session_id in (None, 5):
+                theirs["error"]["message"] = theirs["error"]["message"].replace(json.dumps(session_id), "undefined")
+            assert ours == theirs, method
+    for kind in ("resume", "attach"):
+        params = {"kind": kind, "sessionId": "nope"}
+        assert not_open("sessions.open", "nope") == await both.runtime.ask("sessions.open", params)
+
+
+async def test_methods_that_nobody_knows(both: Both) -> None:
+    for method in ("nope.method", "session.nope", "session.sendAndWait", "sessionFs.readFile", "Session.Name.Get"):
+        error = unhandled(method)
+        answer = await both.runtime.ask(method, {"sessionId": "nope"})
+        assert answer == {"error": {"code": error.code, "message": error.message}}
+
+
+async def test_no_foreground(both: Both) -> None:
+    await both.agree("session.getForeground")
+    for session_id in (PLAIN, "nope", None):
+        await both.agree("session.setForeground", {"sessionId": session_id})
+
+
+async def test_deleting(both: Both) -> None:
+    """Comes last: the sessions are gone afterwards."""
+    state = both.home / "copilot" / "session-state"
+    for method, session_id in (("session.delete", PLAIN), ("sessions.delete", WORK)):
+        kept = both.home / session_id
+        subprocess.run(["cp", "-r", str(state / session_id), str(kept)], check=True)
+        ours = await answered(both.gateway, method, {"sessionId": session_id})
+        kept.rename(state / session_id)
+        assert ours == await both.runtime.ask(method, {"sessionId": session_id})
+        notices = [each["params"] for each in both.runtime.received if each["method"] == "session.lifecycle"]
+        assert deleted_notice(session_id) in notices
+        await both.agree("session.getMetadata", {"sessionId": session_id})
+    freed = await both.runtime.ask("sessions.bulkDelete", {"sessionIds": ["named_1", "nope", "named_1"]})
+    assert list(freed["freedBytes"]) == ["named_1", "nope"]
+    assert freed["freedBytes"]["nope"] == 0
