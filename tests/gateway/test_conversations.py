@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from unittest.mock import MagicMock
 
 import pytest
 from copilot import CopilotClient, PermissionHandler, RuntimeConnection
 
 from sessionfs_s3 import SessionFs
+from sessionfs_s3.copilot import SessionProvider
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Launched
 from sessionfs_s3.gateway.server import Gateway
@@ -255,15 +257,7 @@ async def test_a_client_with_a_provider_of_its_own_starts_and_is_not_asked(
 ) -> None:
     gateway, _ = served
     script.add("One.", Say("First."))
-    asked: list[str] = []
-
-    class Never:
-        """Any use of it is noted, and fails."""
-
-        def __getattr__(self, name: str) -> object:
-            asked.append(name)
-            raise AssertionError(name)
-
+    handler = MagicMock(spec=SessionProvider)
     async with SessionFs.open("memory://never", tenant="default") as own:
         with caplog.at_level(logging.INFO, "sessionfs_s3.gateway"):
             for number in range(2):
@@ -272,15 +266,16 @@ async def test_a_client_with_a_provider_of_its_own_starts_and_is_not_asked(
                 await client.start()
                 session = await client.create_session(
                     session_id=f"{session_id}-{number}",
-                    create_session_fs_handler=lambda _: Never(),  # type: ignore[arg-type, return-value]
+                    create_session_fs_handler=lambda _: handler,
                     on_permission_request=PermissionHandler.approve_all,
+                    available_tools=[],
                     model=MODEL_NAME,
                     provider=script.provider,
                 )
                 await session.send_and_wait("One.", timeout=30)
                 assert said([each.to_dict() for each in await session.get_events()]) == ["One.", "First."]
                 await client.stop()
-    assert asked == []
+    assert handler.mock_calls == []
     told = [record for record in caplog.records if "provider of its own" in record.getMessage()]
     assert [record.levelname for record in told] == ["WARNING"]
 
