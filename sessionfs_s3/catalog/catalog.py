@@ -33,6 +33,9 @@ from sessionfs_s3.volume.session import Session
 
 _logger = logging.getLogger(__name__)
 
+_STATE_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The largest that the runtime writes is a client's metadata: 128 values of 16 KiB."""
+
 _AT_ONCE: Final = 16
 """Sessions that are looked at side by side: each takes some requests of its own, and the memory of a snapshot."""
 
@@ -236,6 +239,24 @@ class Catalog:
             journal = Journal(keys.prefix, ContentReader(session), file.content)
             try:
                 return await self._pager.first(session_id, journal, backward=backward, limit=limit)
+            except KeyNotFound:  # collected: the session went on meanwhile
+                continue
+        raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
+
+    async def state_file(self, session_id: str, name: str) -> bytes | None:
+        """Return what the file *name* of a session's state directory holds, at most 4 MiB; None where it is not.
+
+        Raises:
+            Corrupt: the session cannot be read.
+        """
+        keys = self._keys(session_id)
+        session = self._session(keys)
+        for _ in range(_TRIES_MAX):
+            file = file_at((await LogReader(session).load()).tree, f"{self._state_path}/{name}")
+            if file is None:
+                return None
+            try:
+                return await ContentReader(session).read(file.content, 0, min(file.content.size, _STATE_FILE_BYTES_MAX))
             except KeyNotFound:  # collected: the session went on meanwhile
                 continue
         raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
