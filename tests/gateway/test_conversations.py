@@ -22,7 +22,7 @@ from sessionfs_s3.testing.runtime import find_runtime
 from sessionfs_s3.testing.sdk_client import Record, SdkClient, SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS, PythonClient
 from sessionfs_s3.testing.servers import S3Server
-from tests.gateway.wire import HOST, said
+from tests.gateway.wire import HOST, config, connected, said, turn
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -213,6 +213,22 @@ async def test_sessions_are_listed_forked_and_deleted(
             with pytest.raises(SdkFailure, match=f"Session file not found for {gone}"):
                 await client.delete(gone)
         assert ids(await client.list_sessions()) == before
+
+
+async def test_what_a_client_noted_about_a_session_is_told_from_the_store(
+    served: Served, script: ScriptedModel, session_id: str
+) -> None:
+    script.add("One.", Say("First."))
+    async with connected(served[0].port) as client:
+        await client.request("session.create", config(script, session_id))
+        await turn(client, session_id, "One.")
+        noted = {"sessionId": session_id, "set": {"notes.colour": "red"}}
+        await client.request("session.metadata.updateClientMetadata", noted)
+        told = await client.request("sessions.getClientMetadata", {"sessionIds": [session_id, "never-made"]})
+        assert told == [
+            {"sessionId": session_id, "status": "ok", "metadata": {"notes.colour": "red"}},
+            {"sessionId": "never-made", "status": "notFound"},
+        ]
 
 
 async def test_a_session_that_is_open_is_deleted_and_stays_so(
