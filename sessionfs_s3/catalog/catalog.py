@@ -39,6 +39,9 @@ _LOADS_AT_ONCE: Final = 16
 _HINTS_AT_ONCE: Final = 64
 """Hints that are read side by side: as many as the S3 client has connections."""
 
+_STATE_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The largest that the runtime writes is a client's metadata: 128 values of 16 KiB."""
+
 _TRIES_MAX: Final = 5
 """How often what is being read of one session may be collected meanwhile."""
 
@@ -239,6 +242,24 @@ class Catalog:
             journal = Journal(keys.prefix, ContentReader(session), file.content)
             try:
                 return await self._pager.first(session_id, journal, backward=backward, limit=limit)
+            except KeyNotFound:  # collected: the session went on meanwhile
+                continue
+        raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
+
+    async def state_file(self, session_id: str, name: str) -> bytes | None:
+        """Return what the file *name* of a session's state directory holds, at most 4 MiB; None where it is not.
+
+        Raises:
+            Corrupt: the session cannot be read.
+        """
+        keys = self._keys(session_id)
+        session = self._session(keys)
+        for _ in range(_TRIES_MAX):
+            file = file_at((await LogReader(session).load()).tree, f"{self._state_path}/{name}")
+            if file is None:
+                return None
+            try:
+                return await ContentReader(session).read(file.content, 0, min(file.content.size, _STATE_FILE_BYTES_MAX))
             except KeyNotFound:  # collected: the session went on meanwhile
                 continue
         raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")

@@ -90,6 +90,10 @@ class LiveSessions(Protocol):
         """Have the runtime drop a session; everything is stored when this returns."""
         ...
 
+    def deleted(self, session_id: str) -> None:
+        """Tell the tenant's clients that a session is no more."""
+        ...
+
     def permits(self, session_id: str) -> bool:
         """Whether the credential may use the session; one that it may not looks as if it did not exist."""
         ...
@@ -159,7 +163,10 @@ class VisibleSessions:
             return None
         opened = await self.close(session_id)
         freed = await self._catalog.delete(session_id)
-        return 0 if freed is None and opened else freed
+        if freed is None and not opened:
+            return None
+        self._live.deleted(session_id)
+        return freed or 0
 
     async def remove_all(self, session_ids: Sequence[str]) -> dict[str, int | None]:
         """Delete sessions; all are tried before the first failure is raised."""
