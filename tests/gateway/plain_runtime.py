@@ -94,7 +94,7 @@ async def connected(runtime: RuntimeProcess, *, handshake: bool = True) -> Async
     serving = asyncio.create_task(peer.serve())
     try:
         if handshake:
-            assert (await peer.ask("connect", {"token": runtime._token}))["ok"]
+            assert (await peer.ask("connect", {"token": runtime.token}))["ok"]
         yield peer
     finally:
         writer.close()
