@@ -37,7 +37,8 @@ home holds every prompt, of sessions with a provider too, and the agent has a to
 
 _HOST_OPTIONS: Final = (
     *("configDir", "eventsLogDirectory", "extensionSdkPath", "trajectoryFile"),
-    *("hookDirectories", "installedPlugins", "pluginDirectories", "requestExtensions"),
+    *("agentDirectories", "hookDirectories", "instructionDirectories", "pluginDirectories", "skillDirectories"),
+    *("installedPlugins", "requestExtensions"),
     *("cloud",),
 )
 """Options that name files of the host, or programs to be run there, or a session that is not kept in the store."""

@@ -149,7 +149,9 @@ def test_no_parameter_names_a_session_unnoticed(schema: Schema) -> None:
 def test_options_that_are_watched_are_the_runtimes(schema: Schema) -> None:
     """A rule about an option that has been renamed would let it pass."""
     options = {path[-1] for path in schema.parameters("sessions.open") | schema.parameters("session.options.update")}
-    assert {"configDir", "enableSessionStore", "eventsLogDirectory", "trajectoryFile"} <= options
+    watched = {"configDir", "enableSessionStore", "eventsLogDirectory", "excludedTools", "trajectoryFile"}
+    watched |= {"agentDirectories", "hookDirectories", "instructionDirectories", "skillDirectories", "installedPlugins"}
+    assert watched | {"toolFilterPrecedence"} <= options
     decisions = json.dumps(schema.document["definitions"])
     for word in ("approve-for-location", "approve-permanently", "pickerSettingsContext", "pickerPersistence"):
         assert f'"{word}"' in decisions
@@ -203,6 +205,9 @@ def test_treatment(method: str, treated: Treatment) -> None:
         ("session.create", {"hookDirectories": ["/x"]}),
         ("session.create", {"installedPlugins": [{"name": "x"}]}),
         ("session.resume", {"pluginDirectories": ["/x"]}),
+        ("session.options.update", {"skillDirectories": ["/x"]}),
+        ("sessions.open", {"kind": "resume", "options": {"instructionDirectories": ["/x"]}}),
+        ("session.create", {"agentDirectories": ["/x"]}),
         ("session.create", {"requestExtensions": True}),
         ("session.create", {"mcpServers": {"a": {"url": "https://example.com"}, "b": {"command": "sh"}}}),
         ("session.create", {"mcpServers": {"a": {"type": "local", "args": []}}}),
