@@ -38,8 +38,8 @@ from sessionfs_s3.gateway.methods import (
 )
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
 from sessionfs_s3.gateway.relay import Relay, Relays
-from sessionfs_s3.gateway.sharing import shared_params
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.gateway.sharing import shared_params
 from sessionfs_s3.volume.idle import IdleTimer
 
 if TYPE_CHECKING:

@@ -47,6 +47,7 @@ LEGACY = {
 """What SDKs send beside the schema."""
 
 LEGACY_TO_CLIENTS = {
+    "host.event",
     "autoModeSwitch.request",
     "exitPlanMode.request",
     "host.validateAuthentication",
