@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
+from sessionfs_s3.catalog import SessionInfo
 from sessionfs_s3.gateway import listing
-from sessionfs_s3.gateway.listing import SessionInfo
 
 _AT_ONCE_MAX: Final = 8
 """Sessions that one request looks at or deletes at the same time: each is a handful of requests to the store."""
@@ -86,6 +86,10 @@ class LiveSessions(Protocol):
         """Return the tenant's sessions that are open on a runtime of this gateway."""
         ...
 
+    def epoch(self, session_id: str) -> int:
+        """Return the epoch in which this gateway wrote last to a session that was open here; 0 where none is known."""
+        ...
+
     async def close(self, session_id: str) -> None:
         """Have the runtime drop a session; everything is stored when this returns."""
         ...
@@ -114,6 +118,11 @@ class VisibleSessions:
     def open(self) -> list[str]:
         """Return the sessions that are open here."""
         return [each for each in self._live.open_here() if self._live.permits(each)]
+
+    async def written_elsewhere(self, session_id: str, since_ms: int) -> bool:
+        """Return whether another process has written to a session since *since_ms*, by the store's clock."""
+        info = await self.info(session_id)
+        return info is not None and info.modified_ms >= since_ms and info.epoch != self._live.epoch(session_id)
 
     async def close(self, session_id: str) -> bool:
         """Close a session where it is open here; return whether it was."""

@@ -220,6 +220,15 @@ async def test_which_are_in_use(tenant: Tenant) -> None:
     assert await tenant.ask("sessions.checkInUse", sessionIds=asked) == {"inUse": ["new", "unborn"]}
 
 
+async def test_what_was_written_elsewhere_a_moment_ago_is_in_use() -> None:
+    now = stored("now", age_days=0)
+    asked = {"sessionIds": ["now", "old"]}
+    elsewhere, here = Tenant(now, stored("old", age_days=1)), Tenant(now, stored("old", age_days=1))
+    assert await elsewhere.ask("sessions.checkInUse", **asked) == {"inUse": ["now"]}
+    here.live.epochs["now"] = now.info.epoch
+    assert await here.ask("sessions.checkInUse", **asked) == {"inUse": []}
+
+
 async def test_pruning() -> None:
     def tenant() -> Tenant:
         named = stored("named", age_days=50, name="Mine")
