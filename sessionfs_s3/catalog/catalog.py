@@ -33,11 +33,11 @@ from sessionfs_s3.volume.session import Session
 
 _logger = logging.getLogger(__name__)
 
-_LOADS_AT_ONCE: Final = 16
+_LOADS_AT_ONCE: Final = 32
 """Sessions that are read side by side: each takes some requests of its own, and the memory of a snapshot."""
 
 _HINTS_AT_ONCE: Final = 64
-"""Hints that are read side by side: as many as the S3 client has connections."""
+"""Hints that are read or written side by side: as many as the S3 client has connections."""
 
 _TRIES_MAX: Final = 5
 """How often what is being read of one session may be collected meanwhile."""
@@ -143,7 +143,9 @@ class Catalog:
         if from_hint is not None:
             self._known[session_id] = _Known(head, from_hint)
             return from_hint
-        return await self._find_out(session_id, head)
+        found = await self._find_out(session_id, head)
+        await self._leave_hint(session_id, found)
+        return found.info
 
     async def delete(self, session_id: str) -> int | None:
         """Delete a session, whoever has it open: they are fenced. Return the bytes it had, as a user sees them.
@@ -244,7 +246,7 @@ class Catalog:
         raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
 
     async def _all(self, heads: Mapping[str, Head], stored: Mapping[str, Entry]) -> Sequence[SessionInfo | None]:
-        loads, gets = asyncio.Semaphore(_LOADS_AT_ONCE), asyncio.Semaphore(_HINTS_AT_ONCE)
+        loads, small = asyncio.Semaphore(_LOADS_AT_ONCE), asyncio.Semaphore(_HINTS_AT_ONCE)
 
         async def one(session_id: str, head: Head) -> SessionInfo | None:
             if head.is_deleted:
@@ -254,14 +256,17 @@ class Catalog:
                 return known.info
             entry = stored.get(encode_id("session id", session_id))
             if entry is not None and entry.size <= hints.HINT_BYTES_MAX:
-                async with gets:
+                async with small:
                     hint = await self._hint(session_id)
                 info = None if hint is None else hints.decode(session_id, head, hint)
                 if info is not None:
                     self._known[session_id] = _Known(head, info)
                     return info
             async with loads:
-                return await self._find_out_or_complain(session_id, head)
+                found = await self._find_out_or_complain(session_id, head)
+            async with small:
+                await self._leave_hint(session_id, found)
+            return found.info
 
         return await all_of(one(session_id, head) for session_id, head in heads.items())
 
@@ -272,17 +277,18 @@ class Catalog:
             return None
         return known
 
-    async def _find_out_or_complain(self, session_id: str, head: Head) -> SessionInfo | None:
+    async def _find_out_or_complain(self, session_id: str, head: Head) -> _Known:
         try:
             return await self._find_out(session_id, head)
         except Corrupt as error:
             if self._complained.get(session_id) != head.etag:
                 self._complained[session_id] = head.etag
                 _logger.error("session %r is listed, but cannot be read: %s", session_id, error)  # noqa: TRY400
-        return _info(session_id, head, 0, Facts(head.modified_ms, 0, 0, None, None, None, None, detached=False))
+        nothing = Facts(head.modified_ms, 0, 0, None, None, None, None, detached=False)
+        return _Known(head, _info(session_id, head, 0, nothing))
 
-    async def _find_out(self, session_id: str, head: Head) -> SessionInfo | None:
-        """Read the session, whose log ends at *head*, remember what it says, and leave a hint.
+    async def _find_out(self, session_id: str, head: Head) -> _Known:
+        """Read the session, whose log ends at *head*, and remember what it says.
 
         Raises:
             Corrupt: it cannot be read.
@@ -299,12 +305,11 @@ class Catalog:
                     missing = answer.key
                 else:
                     info = None if facts is None else _info(session_id, head, state.head.epoch, facts)
-                    self._known[session_id] = _Known(head, info)
-                    await self._leave_hint(session_id, head, info)
-                    return info
+                    known = self._known[session_id] = _Known(head, info)
+                    return known
             now = await self._listing.head(session.keys)
             if now is None or now.is_deleted:
-                return None
+                return _Known(head, None)
             head = now
         if missing:
             raise Corrupt(missing, 0, "missing, and the session refers to it")
@@ -321,9 +326,11 @@ class Catalog:
             return None
         return fetched.data
 
-    async def _leave_hint(self, session_id: str, head: Head, info: SessionInfo | None) -> None:
+    async def _leave_hint(self, session_id: str, found: _Known) -> None:
         """Store a hint of what was found, if that can be done at once: nothing depends on it."""
-        data = None if info is None else hints.encode(info, head)
+        if found.info is None or not found.info.epoch:
+            return
+        data = hints.encode(found.info, found.head)
         if data is None:
             return
         key = self._hint_key(session_id)

@@ -60,6 +60,33 @@ async def test_a_commit_whose_answer_is_lost_is_there_once(store: RecordingStore
     assert await catalog.ids() == ["f1", "s1"]
 
 
+async def test_a_fork_that_is_given_up_leaves_nothing(store: RecordingStore, catalog: Catalog) -> None:
+    await write(store, "s1", files={"/workspace/large": random.Random(1).randbytes(20_000_000)})
+    for number in (1, 2):
+        held = store.inject(Fault("PUT", None, "/f1/blob/", gate=asyncio.Event()))
+        forking = asyncio.create_task(catalog.fork("s1", "f1"))
+        await held.reached.wait()
+        forking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await forking
+        store.faults.clear()
+        assert await entries(store.inner, SessionKeys.of("acme", "f1").prefix) == [], number
+    await catalog.fork("s1", "f1")
+    assert await catalog.ids() == ["f1", "s1"]
+
+
+async def test_more_files_than_a_commit_holds(
+    store: RecordingStore, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(store, "s1", files={f"/workspace/{number}": b"x" for number in range(20)})
+    monkeypatch.setattr("sessionfs_s3.format.wire.RECORDS_MAX", 40)
+    with pytest.raises(OSError, match="too many files") as refused:
+        await catalog.fork("s1", "f1")
+    assert refused.value.errno == errno.EFBIG
+    monkeypatch.undo()
+    assert await entries(store.inner, SessionKeys.of("acme", "f1").prefix) == []
+
+
 async def test_never_half_there(store: RecordingStore, catalog: Catalog) -> None:
     await write(store, "s1", files={"/workspace/large": random.Random(1).randbytes(9_000_000)})
     for fate, key, error in (
