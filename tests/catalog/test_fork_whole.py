@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -13,12 +14,15 @@ from sessionfs_s3.catalog import Catalog
 from sessionfs_s3.format import Kind, SessionKeys
 from sessionfs_s3.store import UNCONDITIONAL
 from sessionfs_s3.testing.faults import Fate, Fault
+from sessionfs_s3.volume import Environment
+from sessionfs_s3.volume.cache import ContentCache
 from tests.volume.stored import RecordingStore, entries, numbers
 
 from .conftest import (
     MakeCatalog,
     everything,
     opened,
+    read,
     talk,
     write,
 )
@@ -73,6 +77,21 @@ async def test_a_fork_that_is_given_up_leaves_nothing(store: RecordingStore, cat
         assert await entries(store.inner, SessionKeys.of("acme", "f1").prefix) == [], number
     await catalog.fork("s1", "f1")
     assert await catalog.ids() == ["f1", "s1"]
+
+
+async def test_a_large_fork_leaves_the_cache_to_others(
+    store: RecordingStore, make_catalog: MakeCatalog, environment: Environment
+) -> None:
+    data = random.Random(1).randbytes(6_000_000)
+    await write(store, "s1", files={"/workspace/large": data})
+    await write(store, "s2", files={"/workspace/large": data[:3_000_000]})
+    cache = ContentCache(20_000_000)
+    catalog = make_catalog(environment=replace(environment, cache=cache))
+    await catalog.fork("s1", "f1")
+    assert cache.size_bytes == 0
+    await catalog.fork("s2", "f2")
+    assert cache.size_bytes > 3_000_000
+    assert await read(store, "f1", "/workspace/large") == data
 
 
 async def test_more_files_than_a_commit_holds(

@@ -279,6 +279,18 @@ async def test_a_store_that_does_not_answer_is_no_empty_list(store: RecordingSto
     assert await catalog.ids() == ["s1"]
 
 
+@pytest.mark.parametrize("fate", [Fate.DENIED, Fate.LOST_REQUEST])
+async def test_nothing_depends_on_hints(store: RecordingStore, make_catalog: MakeCatalog, fate: Fate) -> None:
+    await write(store, "s1")
+    expected = await make_catalog().list()
+    for verb in ("LIST", "GET", "PUT", "DELETE"):
+        store.inject(Fault(verb, fate, "/catalog/", times=10**6))
+    catalog = make_catalog()
+    assert await catalog.info("s1") == expected[0]
+    assert await catalog.list() == expected
+    assert await make_catalog().list() == expected
+
+
 async def test_any_history_is_listed_as_it_is(store: RecordingStore, make_catalog: MakeCatalog) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
