@@ -13,6 +13,7 @@ from sessionfs_s3 import CommitUnknown, Corrupt, InvalidInput, Refused, Unavaila
 from sessionfs_s3.catalog import Catalog
 from sessionfs_s3.format import Kind, SessionKeys
 from sessionfs_s3.store import UNCONDITIONAL
+from sessionfs_s3.store.protocol import Fetched
 from sessionfs_s3.testing.faults import Fate, Fault
 from sessionfs_s3.volume import Environment
 from sessionfs_s3.volume.cache import ContentCache
@@ -77,6 +78,56 @@ async def test_a_fork_that_is_given_up_leaves_nothing(store: RecordingStore, cat
         assert await entries(store.inner, SessionKeys.of("acme", "f1").prefix) == [], number
     await catalog.fork("s1", "f1")
     assert await catalog.ids() == ["f1", "s1"]
+
+
+async def test_a_target_that_comes_into_being_meanwhile_is_not_fenced(store: RecordingStore, catalog: Catalog) -> None:
+    """Between the listing that shows no target and the one that would claim it."""
+    await write(store, "s1")
+    passed = asyncio.Event()
+    passed.set()
+    store.inject(Fault("LIST", None, "/f1/log/", gate=passed))
+    held = store.inject(Fault("LIST", None, "/f1/log/", gate=asyncio.Event()))
+    forking = asyncio.create_task(catalog.fork("s1", "f1"))
+    await held.reached.wait()
+    async with await opened(store, "f1") as volume:
+        await volume.write_file("/workspace/theirs", "first")
+        assert held.gate is not None
+        held.gate.set()
+        with pytest.raises(FileExistsError):
+            await forking
+        await volume.write_file("/workspace/theirs", "and on")
+    assert await read(store, "f1", "/workspace/theirs") == b"and on"
+
+
+async def test_a_source_that_goes_on_meanwhile_is_read_anew(
+    store: RecordingStore, make_catalog: MakeCatalog, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being copied is collected half way: the fork has the later state, and nothing of the earlier one."""
+    rng = random.Random(1)
+    await write(store, "s1", files={"/workspace/a": rng.randbytes(9_000_000), "/workspace/b": rng.randbytes(9_000_000)})
+    keys = SessionKeys.of("acme", "s1")
+    blobs = [key for key, _ in store.blob_puts()]
+    get, seen = store.inner.get, 0
+
+    async def collected(key: str, *, span: tuple[int, int] | None = None) -> Fetched:
+        nonlocal seen
+        seen += key.startswith(keys.blobs)
+        if seen == 14:
+            seen += 1
+            async with await opened(store, "s1") as volume:
+                await volume.write_file("/workspace/a", "later")
+                await volume.write_file("/workspace/b", "later")
+            await store.inner.delete(blobs)
+        return await get(key, span=span)
+
+    monkeypatch.setattr(store.inner, "get", collected)
+    catalog = make_catalog(environment=replace(environment, cache=ContentCache(0)))
+    await catalog.fork("s1", "f1")
+    assert seen > 14
+    assert [key for key, _ in store.blob_puts() if "/f1/" in key], "some of it was there already"
+    for name in ("a", "b"):
+        assert await read(store, "f1", f"/workspace/{name}") == b"later"
+    assert await entries(store.inner, SessionKeys.of("acme", "f1").blobs) == []
 
 
 async def test_a_large_fork_leaves_the_cache_to_others(

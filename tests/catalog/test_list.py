@@ -141,6 +141,7 @@ async def test_many_objects_are_listed_in_ranges(
     store = RecordingStore(inner)
     alphabet = string.ascii_letters + string.digits + "._-~é"
     names = {"".join(rng.choices(alphabet, k=rng.randint(1, 12))) for _ in range(40)} - {".", ".."}
+    names |= {f"é{number}" for number in range(25)}  # these come first, more than two pages of them
     for name in names:
         await write(store, name)
         prefix = SessionKeys.of("acme", name).prefix
