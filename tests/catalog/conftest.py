@@ -41,9 +41,9 @@ def store() -> RecordingStore:
 
 @pytest.fixture
 def make_catalog(store: RecordingStore, environment: Environment) -> MakeCatalog:
-    """Make a catalogue that knows nothing yet: of ``tenant="acme"``, in ``store=``."""
+    """Make a catalogue that knows nothing yet: of ``tenant="acme"``, in ``store=``, on ``environment=``."""
 
-    def make(tenant: str = "acme", *, store: Store = store) -> Catalog:
+    def make(tenant: str = "acme", *, store: Store = store, environment: Environment = environment) -> Catalog:
         return Catalog(store, tenant, environment=environment, options=OPTIONS, state_path=STATE)
 
     return make

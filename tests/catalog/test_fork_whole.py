@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -12,13 +13,17 @@ from sessionfs_s3 import CommitUnknown, Corrupt, InvalidInput, Refused, Unavaila
 from sessionfs_s3.catalog import Catalog
 from sessionfs_s3.format import Kind, SessionKeys
 from sessionfs_s3.store import UNCONDITIONAL
+from sessionfs_s3.store.protocol import Fetched
 from sessionfs_s3.testing.faults import Fate, Fault
+from sessionfs_s3.volume import Environment
+from sessionfs_s3.volume.cache import ContentCache
 from tests.volume.stored import RecordingStore, entries, numbers
 
 from .conftest import (
     MakeCatalog,
     everything,
     opened,
+    read,
     talk,
     write,
 )
@@ -58,6 +63,98 @@ async def test_a_commit_whose_answer_is_lost_is_there_once(store: RecordingStore
     await catalog.fork("s1", "f1")
     assert await numbers(store, Kind.COMMIT, SessionKeys.of("acme", "f1")) == [1]
     assert await catalog.ids() == ["f1", "s1"]
+
+
+async def test_a_fork_that_is_given_up_leaves_nothing(store: RecordingStore, catalog: Catalog) -> None:
+    await write(store, "s1", files={"/workspace/large": random.Random(1).randbytes(20_000_000)})
+    for number in (1, 2):
+        held = store.inject(Fault("PUT", None, "/f1/blob/", gate=asyncio.Event()))
+        forking = asyncio.create_task(catalog.fork("s1", "f1"))
+        await held.reached.wait()
+        forking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await forking
+        store.faults.clear()
+        assert await entries(store.inner, SessionKeys.of("acme", "f1").prefix) == [], number
+    await catalog.fork("s1", "f1")
+    assert await catalog.ids() == ["f1", "s1"]
+
+
+async def test_a_target_that_comes_into_being_meanwhile_is_not_fenced(store: RecordingStore, catalog: Catalog) -> None:
+    """Between the listing that shows no target and the one that would claim it."""
+    await write(store, "s1")
+    passed = asyncio.Event()
+    passed.set()
+    store.inject(Fault("LIST", None, "/f1/log/", gate=passed))
+    held = store.inject(Fault("LIST", None, "/f1/log/", gate=asyncio.Event()))
+    forking = asyncio.create_task(catalog.fork("s1", "f1"))
+    await held.reached.wait()
+    async with await opened(store, "f1") as volume:
+        await volume.write_file("/workspace/theirs", "first")
+        assert held.gate is not None
+        held.gate.set()
+        with pytest.raises(FileExistsError):
+            await forking
+        await volume.write_file("/workspace/theirs", "and on")
+    assert await read(store, "f1", "/workspace/theirs") == b"and on"
+
+
+async def test_a_source_that_goes_on_meanwhile_is_read_anew(
+    store: RecordingStore, make_catalog: MakeCatalog, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being copied is collected half way: the fork has the later state, and nothing of the earlier one."""
+    rng = random.Random(1)
+    await write(store, "s1", files={"/workspace/a": rng.randbytes(9_000_000), "/workspace/b": rng.randbytes(9_000_000)})
+    keys = SessionKeys.of("acme", "s1")
+    blobs = [key for key, _ in store.blob_puts()]
+    get, seen = store.inner.get, 0
+
+    async def collected(key: str, *, span: tuple[int, int] | None = None) -> Fetched:
+        nonlocal seen
+        seen += key.startswith(keys.blobs)
+        if seen == 14:
+            seen += 1
+            async with await opened(store, "s1") as volume:
+                await volume.write_file("/workspace/a", "later")
+                await volume.write_file("/workspace/b", "later")
+            await store.inner.delete(blobs)
+        return await get(key, span=span)
+
+    monkeypatch.setattr(store.inner, "get", collected)
+    catalog = make_catalog(environment=replace(environment, cache=ContentCache(0)))
+    await catalog.fork("s1", "f1")
+    assert seen > 14
+    assert [key for key, _ in store.blob_puts() if "/f1/" in key], "some of it was there already"
+    for name in ("a", "b"):
+        assert await read(store, "f1", f"/workspace/{name}") == b"later"
+    assert await entries(store.inner, SessionKeys.of("acme", "f1").blobs) == []
+
+
+async def test_a_large_fork_leaves_the_cache_to_others(
+    store: RecordingStore, make_catalog: MakeCatalog, environment: Environment
+) -> None:
+    data = random.Random(1).randbytes(6_000_000)
+    await write(store, "s1", files={"/workspace/large": data})
+    await write(store, "s2", files={"/workspace/large": data[:3_000_000]})
+    cache = ContentCache(20_000_000)
+    catalog = make_catalog(environment=replace(environment, cache=cache))
+    await catalog.fork("s1", "f1")
+    assert cache.size_bytes == 0
+    await catalog.fork("s2", "f2")
+    assert cache.size_bytes > 3_000_000
+    assert await read(store, "f1", "/workspace/large") == data
+
+
+async def test_more_files_than_a_commit_holds(
+    store: RecordingStore, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(store, "s1", files={f"/workspace/{number}": b"x" for number in range(20)})
+    monkeypatch.setattr("sessionfs_s3.format.wire.RECORDS_MAX", 40)
+    with pytest.raises(OSError, match="too many files") as refused:
+        await catalog.fork("s1", "f1")
+    assert refused.value.errno == errno.EFBIG
+    monkeypatch.undo()
+    assert await entries(store.inner, SessionKeys.of("acme", "f1").prefix) == []
 
 
 async def test_never_half_there(store: RecordingStore, catalog: Catalog) -> None:
