@@ -254,7 +254,7 @@ class _Model:
                 self.files = {
                     new + name[len(old) :] if _within(name, old) else name: data for name, data in files.items()
                 }
-            case MakeDirectory() | WriteDatabase():
+            case MakeDirectory() | WriteDatabase() | Clear():
                 pass
         # One append may be several operations: a record is there with the end of its line.
         *records, _ = self.files.get(Log.FILE.value, b"").decode().split("\n")
