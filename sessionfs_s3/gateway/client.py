@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
@@ -75,6 +76,7 @@ class _Pending:
     attached_before: bool = False
     task: asyncio.Task[None] | None = None
     answer: asyncio.Future[Response] | None = None
+    came_s: float = field(default_factory=time.perf_counter)
 
 
 class Client:
@@ -83,6 +85,7 @@ class Client:
     Attributes:
         tenant: whose sessions it sees.
         identity: what its credential says.
+        metrics: where what it does is counted.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Client:
         """Serve the client at the other end of *stream*, which greeted with *hello*."""
         self.tenant = tenant
         self.identity = identity
+        self.metrics = gateway.metrics
         self._gateway = gateway
         self._stream = stream
         self._hello = hello
@@ -148,6 +152,8 @@ class Client:
         """Send it a message that it did not ask for, unless it is far behind."""
         if not self._stream.closed and self._stream.behind_bytes < BEHIND_BYTES_MAX:
             self._stream.post(body)
+        else:
+            self.metrics.unheard.inc()
 
     def drop(self) -> None:
         """Close the connection."""
@@ -215,7 +221,7 @@ class Client:
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:
         """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
-        self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
+        self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
             self._cancel(message)
@@ -394,6 +400,8 @@ class Client:
             self._gateway.sessions.detach(session, self)
         elif method in _TURNS and failed:
             session.busy = False
+        elif method in _TURNS:
+            self.metrics.turns.inc()
 
     async def _to_any(self, pending: _Pending) -> None:
         runtime = next((runtime for runtime, relay in self._relays.items() if relay.open), None)
@@ -409,6 +417,7 @@ class Client:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
         await relay.send(encode(request))
+        self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _relay(self, runtime: Runtime) -> Relay:
         relay = self._relays.get(runtime)
