@@ -46,38 +46,45 @@ class Isolation(StrEnum):
     TENANT = "tenant"
 
 
+_Runtime = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST:PORT of one that runs; its token in SESSIONFS_RUNTIME_TOKEN. Repeatable."),
+]
+_RuntimePath = Annotated[
+    Path | None, typer.Option(envvar="COPILOT_CLI_PATH", help="The runtime's executable; else it is looked for.")
+]
+_RuntimeEnvironment = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME or NAME=VALUE for the runtimes' environment, which has nothing else. Repeatable."),
+]
+_RuntimeCache = Annotated[
+    Path | None, typer.Option(envvar="SESSIONFS_RUNTIME_CACHE", help="Where runtimes unpack their code, once.")
+]
+_Http = Annotated[
+    str | None, typer.Option(help="HOST:PORT for /healthz, /readyz and /metrics; port 0: any that is free.")
+]
+_LogFormat = Annotated[LogFormat, typer.Option(help="text, or json: an object a line. On standard error.")]
+_Isolation = Annotated[
+    Isolation, typer.Option(help="shared: one pool of runtimes; tenant: runtimes of its own for each tenant.")
+]
+
+
 def gateway(
     store: Annotated[str, typer.Option(envvar="SESSIONFS_STORE", help="s3://bucket/prefix, file:///directory, …")],
     listen: Annotated[str, typer.Option(help="HOST:PORT for clients; port 0: any that is free.")] = _LISTEN,
     runtimes: Annotated[int, typer.Option(min=1, help="How many runtimes to start and keep alive.")] = 2,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(help="HOST:PORT of one that runs; its token in SESSIONFS_RUNTIME_TOKEN. Repeatable."),
-    ] = None,
-    runtime_path: Annotated[
-        Path | None, typer.Option(envvar="COPILOT_CLI_PATH", help="The runtime's executable; else it is looked for.")
-    ] = None,
-    runtime_env: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME or NAME=VALUE for the runtimes' environment, which has nothing else. Repeatable."),
-    ] = None,
-    runtime_cache: Annotated[
-        Path | None, typer.Option(envvar="SESSIONFS_RUNTIME_CACHE", help="Where runtimes unpack their code, once.")
-    ] = None,
+    runtime: _Runtime = None,
+    runtime_path: _RuntimePath = None,
+    runtime_env: _RuntimeEnvironment = None,
+    runtime_cache: _RuntimeCache = None,
     tenants: Annotated[Path | None, typer.Option(help="The tenants file: who may connect, as which tenant.")] = None,
     tenant: Annotated[str, typer.Option(help="Without a tenants file: the tenant that everybody is.")] = "default",
-    isolation: Annotated[
-        Isolation, typer.Option(help="shared: one pool of runtimes; tenant: runtimes of its own for each tenant.")
-    ] = Isolation.SHARED,
+    isolation: _Isolation = Isolation.SHARED,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain in PEM: clients connect over TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key in PEM.")] = None,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that running turns get to end after SIGTERM.")] = 30.0,
-    http: Annotated[
-        str | None, typer.Option(help="HOST:PORT for /healthz, /readyz and /metrics; port 0: any that is free.")
-    ] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="text, or json: an object a line. On standard error.")] = (
-        LogFormat.TEXT
-    ),
+    http: _Http = None,
+    log_format: _LogFormat = LogFormat.TEXT,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged at the least.")] = LogLevel.INFO,
 ) -> None:
     """Give every SDK, in any language, durable sessions: clients connect here as if it were a runtime.

@@ -11,18 +11,22 @@ store that is down.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sessionfs_s3.store import Request as StoreRequest
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.server import Gateway
+
+_logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 32
 """Some probes and scrapers; each makes one request on a connection."""
@@ -95,6 +99,7 @@ class ObserveServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_logger,
             handle_signals=False,
             lingering_time=0,
             shutdown_timeout=1.0,
@@ -192,4 +197,13 @@ class _Connection(asyncio.Protocol):
 async def _last(_request: web.Request, response: web.StreamResponse) -> None:
     """Let each response be the last of its connection."""
     response.force_close()
+    response.headers["Connection"] = "close"
     response.headers["Cache-Control"] = "no-store"
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether it is more than somebody's request that is none: whoever reaches the port could fill the log with those."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_logger.addFilter(_is_of_interest)
