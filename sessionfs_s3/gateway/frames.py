@@ -217,7 +217,9 @@ def _length(header: bytes, frame_bytes_max: int) -> int:
         if found := _LENGTH.fullmatch(line):
             lengths.append(int(found[1]))
         elif not _TYPE.fullmatch(line):
-            raise FrameError(f"header line {line[:40]!r}: only Content-Length: N and Content-Type: … may stand there")
+            # Not quoted, for the log: what stands there may be a message whose length was announced wrongly.
+            told = f"a header line of {len(line)} bytes"
+            raise FrameError(f"{told}: only Content-Length: N and Content-Type: … may stand there")
     if len(lengths) != 1:
         raise FrameError(f"{len(lengths)} Content-Length fields in one header, one is needed")
     if lengths[0] > frame_bytes_max:
