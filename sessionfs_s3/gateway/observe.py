@@ -202,7 +202,7 @@ async def _last(_request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether it is more than somebody's request that is none: whoever reaches the port could fill the log with those."""
+    """Whether it is more than a request that is none: whoever reaches the port could fill the log with those."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
