@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sessionfs_s3.copilot import SessionFs
 from sessionfs_s3.errors import Fenced
 from sessionfs_s3.gateway import observe
 from sessionfs_s3.gateway.authenticator import AuthenticationFailed, AuthenticationRequired, Authenticator
@@ -29,9 +30,11 @@ from sessionfs_s3.gateway.runtimes import Endpoint, Source
 from sessionfs_s3.gateway.server import Gateway
 from sessionfs_s3.store import Request as StoreRequest
 from sessionfs_s3.store import Verb
-from sessionfs_s3.testing.gateway import GatewayProcess, start_gateway
+from sessionfs_s3.testing.gateway import GatewayProcess, gateway_here, start_gateway
 from sessionfs_s3.testing.model import Say, ScriptedModel, Stall
+from sessionfs_s3.testing.sdk_client import SdkFailure
 from sessionfs_s3.testing.sdk_clients import python_client
+from tests.gateway.captured import captured
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "GATEWAY-METRICS.md"
 
@@ -409,7 +412,7 @@ async def test_a_client_that_takes_nothing_is_counted_when_it_is_dropped_and_so_
     assert sent > 0
 
 
-# The whole, as a process.
+# The whole, with the real runtime.
 
 
 @asynccontextmanager
@@ -446,6 +449,48 @@ async def test_a_gateway_that_works_is_seen_to(executable: Path, model: Scripted
             stall.released.set()
             assert await waiting == "at last"
             assert await stopping == 0
+
+
+async def test_what_goes_wrong_is_counted_and_logged(executable: Path, model: ScriptedModel, tmp_path: Path) -> None:
+    stall = Stall(Say("never"))
+    model.add("hello", Say("hi there"))
+    model.add("wait", stall)
+    options = GatewayOptions(tmp_path.as_uri(), tenant="acme", isolation="tenant", http=("127.0.0.1", 0))
+    gateway, launched = gateway_here(executable, options)
+    with captured("json") as log:
+        async with gateway, python_client("127.0.0.1", gateway.port, None, model.provider) as client:
+            await client.start()
+            await client.create("s1", tools=["view"])
+            waiting = asyncio.create_task(client.send("s1", "wait"))
+            await stall.reached.wait()
+            await launched.processes[0].kill()
+            with pytest.raises(SdkFailure):
+                await waiting
+            assert await client.send("s1", "hello") == "hi there"
+            async with SessionFs.open(options.store, tenant="acme") as other, other.volume("s1") as volume:
+                await volume.write_file("/workspace/theirs", "x")
+            with pytest.raises(SdkFailure):
+                await client.send("s1", "hello")
+            samples = await scraped(gateway)
+        lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    for name, labels in (
+        ("runtimes_lost_total", {}),
+        ("runtime_starts_total", {"outcome": "first"}),
+        ("runtime_starts_total", {"outcome": "again"}),
+        ("sessions_lost_total", {"reason": "runtime_ended"}),
+        ("sessions_lost_total", {"reason": "taken_over"}),
+        ("turns_lost_total", {}),
+    ):
+        assert value(samples, name, **labels) == 1, (name, labels)
+    assert value(samples, "sessions_opened_total", tenant="acme") == 2
+    assert value(samples, "commit_duration_seconds_count", outcome="Fenced") >= 1
+    about = {line["message"]: line for line in lines}
+    served = [line for line in lines if line["message"].endswith(" serves")]
+    assert len(served) == 2
+    assert not [line for line in served if "client" in line], "a runtime outlives the client that made it necessary"
+    assert about["its runtime ended"]["session"] == "s1"
+    (taken,) = (line for line in lines if "taken over by another replica" in line["message"])
+    assert (taken["level"], taken["tenant"], taken["session"]) == ("WARNING", "acme", "s1")
 
 
 async def _until_ready(http: int, status: int) -> None:
