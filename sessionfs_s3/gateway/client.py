@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -35,6 +36,7 @@ from sessionfs_s3.gateway.methods import (
     refusal,
     required_session,
     treatment,
+    with_session_id,
 )
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
 from sessionfs_s3.gateway.relay import Relay, Relays
@@ -65,6 +67,7 @@ class Client:
     Attributes:
         tenant: whose sessions it sees.
         identity: what its credential says.
+        metrics: where what it does is counted.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Client:
         """Serve the client at the other end of *stream*, which greeted with *hello*."""
         self.tenant = tenant
         self.identity = identity
+        self.metrics = gateway.metrics
         self._gateway = gateway
         self._stream = stream
         self._relays = Relays(self, hello)
@@ -126,6 +130,8 @@ class Client:
         """Send it a message that it did not ask for, unless it is far behind."""
         if not self._stream.closed and self._stream.behind_bytes < BEHIND_BYTES_MAX:
             self._stream.post(body)
+        else:
+            self.metrics.unheard.inc()
 
     def drop(self) -> None:
         """Close the connection."""
@@ -179,7 +185,7 @@ class Client:
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:
         """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
-        self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
+        self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
             self._cancel(message)
@@ -269,7 +275,8 @@ class Client:
             self._to_session(pending)
 
     def _to_session(self, pending: Pending) -> None:
-        pending.request = request = _with_id(pending.request)
+        params = with_session_id(pending.request.method, pending.request.params, new_id=lambda: str(uuid4()))
+        pending.request = request = Request(pending.request.method, params, pending.request.id)
         named = required_session(request.method, request.params)
         for each in (named, *other_sessions(request.method, request.params)):
             if not self.permits(each):
@@ -353,6 +360,8 @@ class Client:
             self._gateway.sessions.detach(session, self)
         elif method in _TURNS and failed:
             session.busy = False
+        elif method in _TURNS:
+            self.metrics.turns.inc()
 
     async def _to_any(self, pending: Pending) -> None:
         await self._forward(pending, self._relays.any or await self._gateway.any_runtime(self.tenant))
@@ -367,6 +376,7 @@ class Client:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
         await relay.send(encode(request))
+        self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _note(self, notification: Request) -> None:
         """Pass on a notification about a session that is open; nobody waits for anything if it is not."""
@@ -432,16 +442,3 @@ class Client:
     @property
     def _extra(self) -> dict[str, str]:
         return {"tenant": self.tenant.name, "subject": self.identity.subject}
-
-
-def _with_id(request: Request) -> Request:
-    """Return *request* with a session id of the gateway's own, where it creates a session and leaves that open."""
-    params = request.params
-    if request.method == "session.create" and params.get("sessionId") is None:
-        return Request(request.method, {**params, "sessionId": str(uuid4())}, request.id)
-    if request.method == "sessions.open" and params.get("kind") == "create":
-        given = params.get("options")
-        options = cast("Mapping[str, Json]", given) if isinstance(given, Mapping) else {}
-        if options.get("sessionId") is None:
-            return Request(request.method, {**params, "options": {**options, "sessionId": str(uuid4())}}, request.id)
-    return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 import time
@@ -15,6 +16,7 @@ from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
+from sessionfs_s3.gateway.logs import know
 from sessionfs_s3.gateway.messages import Malformed, Request, parse
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Listener:
         self._options = gateway.options
         self._authenticator = authenticator
         self._strangers = 0
+        self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._served: set[asyncio.Task[None]] = set()
 
@@ -98,6 +101,10 @@ class Listener:
             stall_s_max=options.stall_s,
             quick=True,
         )
+        metrics = self._gateway.metrics
+        metrics.accepted(stream)
+        know(client=str(next(self._numbers)))
+        _logger.debug("a connection is accepted")
         client: Client | None = None
         try:
             self._strangers += 1
@@ -106,17 +113,23 @@ class Listener:
                     client = await self._greet(stream, _host(writer))
             finally:
                 self._strangers -= 1
-            if client is not None:
+            if client is None:
+                _logger.debug("a connection ends: it did not say who it is")
+            else:
                 await client.run()
-        except TimeoutError:
+        except TimeoutError as problem:
+            metrics.handshake(problem)
             _logger.info("a connection is dropped: it did not say in time who it is")
         except (FrameError, OSError) as problem:
+            metrics.handshake(problem)
             _logger.info("a connection is dropped: %s", problem)
         except Exception:
             _logger.exception("serving a connection")
         finally:
             if client is not None:
                 self._gateway.leave(client)
+                _logger.info("a client has left")
+            metrics.closed(stream)
             stream.abort() if client is None else stream.close()
 
     async def _greet(self, stream: FrameStream, peer: str) -> Client | None:
@@ -139,6 +152,7 @@ class Listener:
             try:
                 return await self._let_in(stream, message, peer)
             except (RpcError, NotAuthenticated, LimitExceeded) as problem:
+                self._gateway.metrics.handshake(problem)
                 if not message.is_notification:
                     told = RpcError(problem.code, str(problem))
                     await stream.write(messages.error(message.id, told))
@@ -151,6 +165,7 @@ class Listener:
             raise AuthenticationRequired
         token = message.params.get("token") if greets else None
         identity = await self._authenticator.authenticate(token, peer=peer)
+        know(tenant=identity.tenant, subject=identity.subject)
         hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
         answer = await self._gateway.hello(hello, identity.tenant)
         gateway = self._gateway
@@ -164,6 +179,8 @@ class Listener:
             gateway.leave(client)
             raise
         self._close_when_expired(client, identity)
+        gateway.metrics.handshake(None)
+        _logger.info("a client is let in")
         return client
 
     def _close_when_expired(self, client: Client, identity: Identity) -> None:

@@ -9,7 +9,7 @@ a shared runtime may ask for at all stands in :mod:`sessionfs_s3.gateway.sharing
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
@@ -84,12 +84,22 @@ def refusal(method: str, params: object) -> RpcError:
     )
 
 
-def session_of(method: str, params: object) -> str | None:
-    """Return the session that a :attr:`Treatment.SESSION` request is about, None where it names none.
+def with_session_id(method: str, params: Mapping[str, object], *, new_id: Callable[[], str]) -> Mapping[str, object]:
+    """Return *params* with an id from *new_id* where they create a session and leave its id to the runtime.
 
-    ``session.create`` without an id, and ``sessions.open`` of a new session without one, get theirs from the gateway
-    before they are passed on: it has to know whose the session is before the runtime asks for its first file.
+    The gateway has to know whose a session is before the runtime asks for its first file.
     """
+    if method == "session.create" and params.get("sessionId") is None:
+        return {**params, "sessionId": new_id()}
+    if method == "sessions.open" and params.get("kind") == "create":
+        options = _object(params.get("options"))
+        if options.get("sessionId") is None:
+            return {**params, "options": {**options, "sessionId": new_id()}}
+    return params
+
+
+def session_of(method: str, params: object) -> str | None:
+    """Return the session that a :attr:`Treatment.SESSION` request is about, None where it names none."""
     given = _object(params)
     if method == "sessions.open" and given.get("kind") == "create":
         given = _object(given.get("options"))

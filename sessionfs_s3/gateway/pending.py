@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sessionfs_s3.gateway import messages
@@ -32,6 +33,7 @@ class Pending:
         session: the session that it is about.
         attached_before: whether the client was attached to that before.
         answer: for a request of the gateway's own, its answer.
+        came_s: when it came, by ``time.perf_counter``.
     """
 
     request: Request
@@ -42,6 +44,7 @@ class Pending:
     session: OpenSession | None = None
     attached_before: bool = False
     answer: asyncio.Future[Response] | None = None
+    came_s: float = field(default_factory=time.perf_counter)
 
 
 class PendingRequests:

@@ -60,7 +60,8 @@ class Relay:
     async def _read(self) -> None:
         try:
             async for body in self._stream.bodies():
-                await self._take(body)
+                with self._client.metrics.to_client.time():
+                    await self._take(body)
         except (FrameError, Malformed, OSError) as problem:
             _logger.info("%s: a client's connection to it ended: %s", self.runtime.name, problem)
         finally:

@@ -23,6 +23,7 @@ from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.limits import TenantUsage
 from sessionfs_s3.gateway.link import ANSWER_DEADLINE_S
 from sessionfs_s3.gateway.messages import Json, Request, encode
+from sessionfs_s3.gateway.metrics import Metrics
 from sessionfs_s3.gateway.provider import handlers_for
 from sessionfs_s3.gateway.runtimes import Runtime
 from sessionfs_s3.volume.gate import ByteGate
@@ -160,9 +161,10 @@ class Tenant:
 class Sessions:
     """Every session that is open on this gateway."""
 
-    def __init__(self, place: Callable[[Tenant, str], Awaitable[Runtime]]) -> None:
-        """Open sessions where *place* says."""
+    def __init__(self, place: Callable[[Tenant, str], Awaitable[Runtime]], metrics: Metrics | None = None) -> None:
+        """Open sessions where *place* says, and count them in *metrics*."""
         self._place = place
+        self._metrics = metrics or Metrics()
         self._tasks: set[asyncio.Task[None]] = set()
         self._placing: WeakValueDictionary[tuple[Tenant, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -185,6 +187,8 @@ class Sessions:
                     session = OpenSession(session_id, tenant, runtime)
                 runtime.sessions[session_id] = tenant.sessions[session_id] = session
                 tenant.moved.pop(session_id, None)
+                self._metrics.opened(tenant.name)
+                _logger.info("a session is opened", extra=_extra(session))
             elif session.stay():
                 tenant.usage.open_session(session_id)
                 session.renew()
@@ -234,7 +238,8 @@ class Sessions:
             else f"session {session.id} cannot be stored any more; resume it to go on with what is stored "
             f"({failure.strerror})"
         )
-        _logger.warning("%s", told, extra={"tenant": tenant.name, "session": session.id})
+        _logger.warning("%s", told, extra=_extra(session))
+        self._metrics.lost(failure)
         _remember(tenant.moved, session.id, told)
         self._tell_error(session, told)
         for client in list(session.attached):
@@ -251,7 +256,10 @@ class Sessions:
             del tenant.sessions[session.id]
             tenant.leaving[session.id] = session
             told = _ended(session)
+            self._metrics.lost(None)
+            _logger.warning("its runtime ended", extra=_extra(session))
             if session.busy:
+                self._metrics.turns_lost.inc()
                 self._tell_error(session, told)
             for client in list(session.attached):
                 client.lose(session, RpcError(FAILED, told), for_good=False)
@@ -282,6 +290,7 @@ class Sessions:
             session.runtime.sessions.pop(session.id, None)
             session.tenant.leaving.pop(session.id, None)
             session.gone.set_result(None)
+            _logger.info("a session is closed", extra=_extra(session))
 
     def _tell_error(self, session: OpenSession, message: str) -> None:
         event = session_error(session.id, message)
