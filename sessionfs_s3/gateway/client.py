@@ -149,6 +149,11 @@ class Client:
         if not self._stream.closed and self._stream.behind_bytes < BEHIND_BYTES_MAX:
             self._stream.post(body)
 
+    def hears(self, runtime: Runtime) -> bool:
+        """Whether it has a connection of its own to *runtime*, on which it is told what the runtime tells everybody."""
+        relay = self._relays.get(runtime)
+        return relay is not None and relay.open
+
     def drop(self) -> None:
         """Close the connection."""
         self._stream.close()
