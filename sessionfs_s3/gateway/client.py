@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
@@ -21,6 +21,7 @@ from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
     INVALID_REQUEST,
+    PARSE_ERROR,
     REQUEST_CANCELLED,
     Id,
     Json,
@@ -103,6 +104,7 @@ class Client:
         self._connecting: WeakKeyDictionary[Runtime, asyncio.Lock] = WeakKeyDictionary()
         self._pending: dict[Id, _Pending] = {}
         self._asked: dict[Id, tuple[Relay, Id]] = {}
+        self._renamed: dict[Id, Id] = {}
         self._opened: dict[str, Mapping[str, Json]] = {}
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(PENDING_MAX)
@@ -162,7 +164,11 @@ class Client:
 
     async def answered(self, relay: Relay, response: Response, body: bytes) -> None:
         """Pass on a runtime's answer."""
-        pending = self._pending.get(response.id)
+        number = self._renamed.pop(response.id, response.id)
+        if number != response.id:
+            response = Response(number, response.body)
+            body = encode(response)
+        pending = self._pending.get(number)
         if pending is None or pending.relay is not relay:
             return  # Answered meanwhile by the gateway itself.
         if pending.answer is not None:
@@ -407,13 +413,20 @@ class Client:
     async def _forward(self, pending: _Pending, runtime: Runtime) -> None:
         if self._pending.get(pending.request.id) is not pending:
             return  # Cancelled or answered meanwhile.
-        relay = await self._relay(runtime)
-        pending.relay = relay
         request = pending.request
+        body = encode(request)
+        if not messages.is_read_by_runtimes(body, request.params):
+            raise RpcError(PARSE_ERROR, "half of a character, or nested too deep: no runtime reads it")
+        relay = await self._relay(runtime)
+        if not messages.is_id_of_runtimes(request.id):
+            renamed = f"gateway-{uuid4()}"
+            self._renamed[renamed] = request.id
+            body = encode(Request(request.method, request.params, renamed))
+        pending.relay = relay
         if request.method not in OPENING:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
-        await relay.send(encode(request))
+        await relay.send(body)
 
     async def _relay(self, runtime: Runtime) -> Relay:
         relay = self._relays.get(runtime)
@@ -458,7 +471,8 @@ class Client:
 
         async def pass_on() -> None:
             if pending.relay is not None:
-                await pending.relay.send(encode(notification))
+                there = next((each for each, here in self._renamed.items() if here == number), number)
+                await pending.relay.send(encode(replace(notification, params={**notification.params, "id": there})))
 
         self._in_lane(pending.lane, None, pass_on)
 
@@ -506,6 +520,8 @@ class Client:
         """Forget the request *number*; return whether it was waiting."""
         if self._pending.pop(number, None) is None:
             return False
+        if self._renamed:
+            self._renamed = {there: here for there, here in self._renamed.items() if here != number}
         self._room.release()
         return True
 
