@@ -21,6 +21,7 @@ from sessionfs_s3.gateway.lanes import Lanes
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
     INVALID_REQUEST,
+    PARSE_ERROR,
     REQUEST_CANCELLED,
     Json,
     Malformed,
@@ -133,6 +134,10 @@ class Client:
         else:
             self.metrics.unheard.inc()
 
+    def hears(self, runtime: Runtime) -> bool:
+        """Whether it has a connection of its own to *runtime*, on which it is told what the runtime tells everybody."""
+        return self._relays.are_open_to(runtime)
+
     def drop(self) -> None:
         """Close the connection."""
         self._stream.close()
@@ -141,9 +146,11 @@ class Client:
 
     async def answered(self, relay: Relay, response: Response, body: bytes) -> None:
         """Pass on a runtime's answer."""
-        pending = self._pending.get(response.id)
+        pending = self._pending.answered_by(response.id)
         if pending is None or pending.relay is not relay:
             return  # Answered meanwhile by the gateway itself.
+        if pending.number != pending.request.id:
+            body = encode(Response(pending.request.id, response.body))
         self._settle(pending, response)
         if self._pending.settle(pending):
             if pending.answer is None:
@@ -369,13 +376,15 @@ class Client:
     async def _forward(self, pending: Pending, runtime: Runtime) -> None:
         if pending not in self._pending:
             return  # Cancelled or answered meanwhile.
-        relay = await self._relays.to(runtime)
-        pending.relay = relay
         request = pending.request
+        body = encode(Request(request.method, request.params, pending.number))
+        if not messages.is_read_by_runtimes(body, request.params):
+            raise RpcError(PARSE_ERROR, "half of a character, or nested too deep: no runtime reads it")
+        pending.relay = relay = await self._relays.to(runtime)
         if request.method not in OPENING:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
-        await relay.send(encode(request))
+        await relay.send(body)
         self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _note(self, notification: Request) -> None:
@@ -397,7 +406,8 @@ class Client:
 
         async def pass_on() -> None:
             if pending.relay is not None:
-                await pending.relay.send(encode(notification))
+                params = {**notification.params, "id": pending.number}
+                await pending.relay.send(encode(Request(notification.method, params, is_notification=True)))
 
         self._in_lane(pending.lane, None, pass_on)
 

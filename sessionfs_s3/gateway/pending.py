@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.errors import RpcError
-from sessionfs_s3.gateway.messages import Id, Json, Request, Response
+from sessionfs_s3.gateway.messages import Id, Json, Request, Response, is_id_of_runtimes
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.relay import Relay
@@ -26,6 +27,7 @@ class Pending:
 
     Attributes:
         request: what was asked.
+        number: the id under which runtimes know it: the client's own, unless they do not take that for one.
         lane: where its order is kept, "" for what is about no session.
         step: the task that passes it on.
         lookup: the task that answers it from the store.
@@ -37,6 +39,7 @@ class Pending:
     """
 
     request: Request
+    number: Id
     lane: str = ""
     step: asyncio.Task[None] | None = None
     lookup: asyncio.Task[None] | None = None
@@ -54,6 +57,7 @@ class PendingRequests:
         """Send answers with *post*."""
         self._post = post
         self._waiting: dict[Id, Pending] = {}
+        self._by_number: dict[Id, Pending] = {}
         self._room = asyncio.Semaphore(PENDING_MAX)
 
     def __iter__(self) -> Iterator[Pending]:
@@ -68,23 +72,26 @@ class PendingRequests:
         """Return the request of this id, None where none waits."""
         return self._waiting.get(number) if isinstance(number, (str, int, float)) else None
 
+    def answered_by(self, number: Id) -> Pending | None:
+        """Return the request that runtimes know by *number*, None where none waits."""
+        return self._by_number.get(number)
+
     async def add(self, request: Request) -> Pending:
         """Let a request of the client wait, once there is room."""
         await self._room.acquire()
-        pending = self._waiting[request.id] = Pending(request)
-        return pending
+        number = request.id if is_id_of_runtimes(request.id) else f"gateway-{uuid4()}"
+        return self._add(Pending(request, number))
 
     def add_own(self, request: Request) -> tuple[Pending, asyncio.Future[Response]]:
         """Let a request of the gateway's own wait; return it and its answer to come, which raises RpcError."""
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        pending = self._waiting[request.id] = Pending(request, answer=answer)
-        return pending, answer
+        return self._add(Pending(request, request.id, answer=answer)), answer
 
     def settle(self, pending: Pending) -> bool:
         """Let *pending* wait no more; return whether it did: whoever is told so sends the answer."""
         if pending not in self:
             return False
-        del self._waiting[pending.request.id]
+        del self._waiting[pending.request.id], self._by_number[pending.number]
         if pending.answer is None:
             self._room.release()
         return True
@@ -102,3 +109,7 @@ class PendingRequests:
             self._post(messages.error(pending.request.id, problem))
         elif not pending.answer.done():
             pending.answer.set_exception(problem)
+
+    def _add(self, pending: Pending) -> Pending:
+        self._waiting[pending.request.id] = self._by_number[pending.number] = pending
+        return pending

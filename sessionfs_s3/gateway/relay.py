@@ -86,11 +86,11 @@ class Relay:
         """Whether *message* concerns this client, and nobody else.
 
         The runtime sends it to this connection because the client is attached, or has registered for it; or because it
-        tells everybody, which the gateway does by itself, once.
+        tells everybody.
         """
         dedicated = self.runtime.owner is not None
         to = passage(message.method, own_runtime=dedicated)
-        if to.recipient is Recipient.NOBODY or message.method == "session.lifecycle":
+        if to.recipient is Recipient.NOBODY:
             return False
         named = session_named(message.method, message.params, own_runtime=dedicated)
         if named is None:
@@ -123,6 +123,11 @@ class Relays:
     def any(self) -> Runtime | None:
         """A runtime to which there is a connection."""
         return next((runtime for runtime, relay in self._relays.items() if relay.open), None)
+
+    def are_open_to(self, runtime: Runtime) -> bool:
+        """Whether there is a connection to *runtime*."""
+        relay = self._relays.get(runtime)
+        return relay is not None and relay.open
 
     async def to(self, runtime: Runtime) -> Relay:
         """Return the connection to *runtime*. Raises RpcError when it cannot be reached."""

@@ -271,7 +271,7 @@ class Gateway:
         if message.method == "session.lifecycle":
             session = runtime.sessions.get(message.session_id or "")
             if session is not None:
-                session.tenant.tell(encode(message), session.id)
+                session.tenant.tell(encode(message), session.id, heard_from=runtime)
 
     def began(self, runtime: Runtime) -> None:
         """Make ready to answer *runtime*."""

@@ -53,6 +53,10 @@ class Attached(Protocol):
         """Whether it may know of the session."""
         ...
 
+    def hears(self, runtime: Runtime) -> bool:
+        """Whether it has a connection of its own to *runtime*, and is told on that what the runtime tells everybody."""
+        ...
+
     def tell(self, body: bytes) -> None:
         """Send a message, unless the client is too far behind."""
         ...
@@ -151,10 +155,10 @@ class Tenant:
         """Whether nothing of it is in use."""
         return not (self.sessions or self.leaving or self.clients)
 
-    def tell(self, body: bytes, session_id: str) -> None:
-        """Send *body*, which concerns *session_id*, to all of its clients that may know of it."""
+    def tell(self, body: bytes, session_id: str, *, heard_from: Runtime | None = None) -> None:
+        """Send *body*, about *session_id*, to all of its clients that may know of it and do not hear *heard_from*."""
         for client in list(self.clients):
-            if client.permits(session_id):
+            if client.permits(session_id) and (heard_from is None or not client.hears(heard_from)):
                 client.tell(body)
 
 
