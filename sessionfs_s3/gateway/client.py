@@ -376,7 +376,7 @@ class Client:
         try:
             if session is not None and self.permits(session.id):
                 await (await self._relays.to(session.runtime)).send(encode(notification))
-        except (RpcError, OSError) as problem:
+        except (RpcError, Malformed, OSError) as problem:
             _logger.info("a notification could not be passed on: %s", problem, extra=self._extra)
 
     def _cancel(self, notification: Request) -> None:
@@ -401,7 +401,7 @@ class Client:
         async def guarded() -> None:
             try:
                 await step()
-            except (RpcError, LimitExceeded) as problem:
+            except (RpcError, LimitExceeded, Malformed) as problem:
                 failure = RpcError(problem.code, str(problem))
             except OSError:
                 failure = RpcError(FAILED, "the runtime ended before it answered")

@@ -138,14 +138,14 @@ class Listener:
                 continue
             try:
                 return await self._let_in(stream, message, peer)
-            except (RpcError, NotAuthenticated, LimitExceeded) as problem:
+            except (RpcError, NotAuthenticated, LimitExceeded, Malformed) as problem:
                 if not message.is_notification:
                     told = RpcError(problem.code, str(problem))
                     await stream.write(messages.error(message.id, told))
         return None
 
     async def _let_in(self, stream: FrameStream, message: Request, peer: str) -> Client:
-        """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError."""
+        """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError, Malformed."""
         greets = message.method == "connect"
         if not greets and not self._authenticator.open_to_all:
             raise AuthenticationRequired

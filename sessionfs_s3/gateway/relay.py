@@ -144,8 +144,12 @@ class Relays:
         if asked is None:
             return
         relay, number = asked
+        try:
+            body = encode(Response(number, response.body))
+        except Malformed as problem:
+            body = error(number, RpcError(FAILED, f"the client's answer: {problem}"))
         with contextlib.suppress(OSError):  # the relay's reader finds that out, too
-            await relay.send(encode(Response(number, response.body)))
+            await relay.send(body)
 
     def ended(self, relay: Relay) -> None:
         """Forget a connection that is lost."""
