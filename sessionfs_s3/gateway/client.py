@@ -247,9 +247,6 @@ class Client:
         request = pending.request
         try:
             answer = await self._gateway.catalogue(self).answer(request.method, request.params)
-        except asyncio.CancelledError:
-            self._pending.fail(pending, RpcError(REQUEST_CANCELLED, "Request cancelled"))
-            raise
         except RpcError as problem:
             self._pending.fail(pending, problem)
         except Exception as problem:
@@ -384,6 +381,8 @@ class Client:
         if pending is None:
             return
         if pending.lookup is not None:
+            # Answered here: a task that is cancelled before it has begun runs not at all.
+            self._pending.fail(pending, RpcError(REQUEST_CANCELLED, "Request cancelled"))
             pending.lookup.cancel()
             return
 
