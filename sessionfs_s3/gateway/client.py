@@ -188,10 +188,16 @@ class Client:
             self._count()
             return self._in_lane(message.session_id or "", None, lambda: self._note(message))
         if self._pending.get(message.id) is not None:
+            self._count()
             problem = RpcError(INVALID_REQUEST, f"request id {message.id!r} is waiting for its answer already")
             await self.send(messages.error(None, problem))
             return None
-        pending = await self._pending.add(message)
+        try:
+            pending = self._pending.add(message)
+        except RpcError as problem:
+            self._count()
+            await self.send(messages.error(message.id, problem))
+            return None
         try:
             self._usage.request()
             self._route(pending)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.errors import RpcError
+from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import Id, Json, Request, Response
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from sessionfs_s3.gateway.sessions import OpenSession
 
 PENDING_MAX: Final = 256
-"""Requests of one client that wait for their answers; the SDKs have a handful. More are read when some are answered."""
+"""Requests of one client that wait for their answers; the SDKs have a handful. More are refused: who waits for room here
+would not read on, and hear neither cancellations nor that the client is gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +53,6 @@ class PendingRequests:
         """Send answers with *post*."""
         self._post = post
         self._waiting: dict[Id, Pending] = {}
-        self._room = asyncio.Semaphore(PENDING_MAX)
 
     def __iter__(self) -> Iterator[Pending]:
         """Return those that wait now."""
@@ -65,9 +66,10 @@ class PendingRequests:
         """Return the request of this id, None where none waits."""
         return self._waiting.get(number) if isinstance(number, (str, int, float)) else None
 
-    async def add(self, request: Request) -> Pending:
-        """Let a request of the client wait, once there is room."""
-        await self._room.acquire()
+    def add(self, request: Request) -> Pending:
+        """Let a request of the client wait. Raises RpcError when there are too many."""
+        if len(self._waiting) >= PENDING_MAX:
+            raise RpcError(LimitExceeded.code, f"limit exceeded: {PENDING_MAX} requests wait for their answers already")
         pending = self._waiting[request.id] = Pending(request)
         return pending
 
@@ -82,8 +84,6 @@ class PendingRequests:
         if pending not in self:
             return False
         del self._waiting[pending.request.id]
-        if pending.answer is None:
-            self._room.release()
         return True
 
     def reply(self, pending: Pending, value: Json) -> None:
