@@ -173,7 +173,8 @@ class Client:
             await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
             return None
         if isinstance(message, Response):
-            await self._relays.answer(message)
+            if not await self._relays.answer(message):
+                self._count()
             return None
         return await self.take(message)
 
