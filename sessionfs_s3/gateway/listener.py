@@ -83,6 +83,8 @@ class Listener:
         if self._strangers >= self._options.handshakes_max:
             writer.transport.abort()
             return
+        # Counted at once: the tasks of connections that come together begin only after all of them are accepted.
+        self._strangers += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._served.add(task)
         task.add_done_callback(self._served.discard)
@@ -100,7 +102,6 @@ class Listener:
         )
         client: Client | None = None
         try:
-            self._strangers += 1
             try:
                 async with asyncio.timeout(options.handshake_s):
                     client = await self._greet(stream, _host(writer))
