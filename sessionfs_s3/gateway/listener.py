@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -91,7 +92,8 @@ class Listener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         options = self._options
-        _keep_alive(writer.get_extra_info("socket"))
+        with contextlib.suppress(OSError):  # the connection is lost already, which whoever reads finds out
+            _keep_alive(writer.get_extra_info("socket"))
         stream = FrameStream(
             reader,
             writer,
