@@ -92,11 +92,13 @@ class Client:
         """Whether its credential allows it the session of this id."""
         return self.identity.allows(session_id)
 
-    async def run(self) -> None:
-        """Serve it until it goes."""
+    async def run(self, first: Request | None) -> None:
+        """Serve it until it goes; *first* is what it has asked already."""
         idle = IdleTimer(self._gateway.options.idle_s, self._rest)
         try:
             idle.touch()
+            if first is not None:
+                await self.take(first)
             async for body in self._stream.bodies():
                 idle.touch()
                 step = await self._read(body)

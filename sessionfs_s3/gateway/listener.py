@@ -106,11 +106,11 @@ class Listener:
         try:
             try:
                 async with asyncio.timeout(options.handshake_s):
-                    client = await self._greet(stream, _host(writer))
+                    client, first = await self._greet(stream, _host(writer))
             finally:
                 self._strangers -= 1
             if client is not None:
-                await client.run()
+                await client.run(first)
         except TimeoutError:
             _logger.info("a connection is dropped: it did not say in time who it is")
         except (FrameError, OSError) as problem:
@@ -122,8 +122,8 @@ class Listener:
                 self._gateway.leave(client)
             stream.abort() if client is None else stream.close()
 
-    async def _greet(self, stream: FrameStream, peer: str) -> Client | None:
-        """Return the client once it has said who it is; None when it has not.
+    async def _greet(self, stream: FrameStream, peer: str) -> tuple[Client | None, Request | None]:
+        """Return the client once it has said who it is, and what it asked instead of that; None when it has not.
 
         Raises:
             FrameError, OSError: the connection cannot be used.
@@ -131,7 +131,7 @@ class Listener:
         for _ in range(GREETINGS_MAX):
             body = await stream.read()
             if body is None:
-                return None
+                break
             try:
                 message = parse(body)
             except Malformed as problem:
@@ -140,12 +140,13 @@ class Listener:
             if not isinstance(message, Request):
                 continue
             try:
-                return await self._let_in(stream, message, peer)
+                client = await self._let_in(stream, message, peer)
+                return client, None if message.method == "connect" else message
             except (RpcError, NotAuthenticated, LimitExceeded, Malformed) as problem:
                 if not message.is_notification:
                     told = RpcError(problem.code, str(problem))
                     await stream.write(messages.error(message.id, told))
-        return None
+        return None, None
 
     async def _let_in(self, stream: FrameStream, message: Request, peer: str) -> Client:
         """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError, Malformed."""
@@ -161,8 +162,6 @@ class Listener:
         try:
             if greets:
                 await client.send(messages.result(message.id, answer))
-            else:
-                await client.take(message)
         except BaseException:
             gateway.leave(client)
             raise
