@@ -236,6 +236,17 @@ async def test_a_peer_that_takes_nothing_is_given_up_and_loses_what_was_meant_fo
             pair.stream.post(b"{}")
 
 
+async def test_a_connection_that_is_closed_does_not_wait_for_ever_for_a_peer_that_takes_nothing() -> None:
+    async with connected(stall_s_max=0.1) as pair:
+        pair.reader._transport.pause_reading()  # type: ignore[attr-defined]  # nothing of it is public
+        pair.stream.post(b"x" * 32 * 1024 * 1024)
+        pair.stream.close()
+        assert pair.stream.behind_bytes, "the kernel took it all: the test shows nothing"
+        async with asyncio.timeout(SOON_S):
+            await pair.stream._writer.wait_closed()
+        assert not pair.stream.behind_bytes
+
+
 async def test_a_peer_that_takes_a_little_now_and_then_is_waited_for() -> None:
     async with connected(stall_s_max=0.4) as pair:
         size = 8 * 1024 * 1024
