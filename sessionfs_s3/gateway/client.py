@@ -97,11 +97,13 @@ class Client:
         """Whether its credential allows it the session of this id."""
         return self.identity.allows(session_id)
 
-    async def run(self) -> None:
-        """Serve it until it goes."""
+    async def run(self, first: Request | None) -> None:
+        """Serve it until it goes; *first* is what it has asked already."""
         idle = IdleTimer(self._gateway.options.idle_s, self._rest)
         try:
             idle.touch()
+            if first is not None:
+                await self.take(first)
             async for body in self._stream.bodies():
                 idle.touch()
                 step = await self._read(body)
@@ -186,7 +188,8 @@ class Client:
             await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
             return None
         if isinstance(message, Response):
-            await self._relays.answer(message)
+            if not await self._relays.answer(message):
+                self._count()
             return None
         return await self.take(message)
 
@@ -201,10 +204,16 @@ class Client:
             self._count()
             return self._in_lane(message.session_id or "", None, lambda: self._note(message))
         if self._pending.get(message.id) is not None:
+            self._count()
             problem = RpcError(INVALID_REQUEST, f"request id {message.id!r} is waiting for its answer already")
             await self.send(messages.error(None, problem))
             return None
-        pending = await self._pending.add(message)
+        try:
+            pending = self._pending.add(message)
+        except RpcError as problem:
+            self._count()
+            await self.send(messages.error(message.id, problem))
+            return None
         try:
             self._usage.request()
             self._route(pending)
@@ -260,9 +269,6 @@ class Client:
         request = pending.request
         try:
             answer = await self._gateway.catalogue(self).answer(request.method, request.params)
-        except asyncio.CancelledError:
-            self._pending.fail(pending, RpcError(REQUEST_CANCELLED, "Request cancelled"))
-            raise
         except RpcError as problem:
             self._pending.fail(pending, problem)
         except Exception as problem:
@@ -393,7 +399,7 @@ class Client:
         try:
             if session is not None and self.permits(session.id):
                 await (await self._relays.to(session.runtime)).send(encode(notification))
-        except (RpcError, OSError) as problem:
+        except (RpcError, Malformed, OSError) as problem:
             _logger.info("a notification could not be passed on: %s", problem, extra=self._extra)
 
     def _cancel(self, notification: Request) -> None:
@@ -401,6 +407,8 @@ class Client:
         if pending is None:
             return
         if pending.lookup is not None:
+            # Answered here: a task that is cancelled before it has begun runs not at all.
+            self._pending.fail(pending, RpcError(REQUEST_CANCELLED, "Request cancelled"))
             pending.lookup.cancel()
             return
 
@@ -419,7 +427,7 @@ class Client:
         async def guarded() -> None:
             try:
                 await step()
-            except (RpcError, LimitExceeded) as problem:
+            except (RpcError, LimitExceeded, Malformed) as problem:
                 failure = RpcError(problem.code, str(problem))
             except OSError:
                 failure = RpcError(FAILED, "the runtime ended before it answered")

@@ -162,7 +162,10 @@ class FrameStream:
                 left = now
 
     def close(self) -> None:
-        """Close the connection once what was written has been sent."""
+        """Close the connection once what was written has been sent, or the peer has had the time to take it."""
+        if not self._closed and self.behind_bytes and self._stall_s_max is not None:
+            # A peer that takes nothing would keep the connection, and what is buffered for it, for ever.
+            asyncio.get_running_loop().call_later(self._stall_s_max, self._writer.transport.abort)
         self._closed = True
         self._writer.close()
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.errors import RpcError
+from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import Id, Json, Request, Response, is_id_of_runtimes
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sessionfs_s3.gateway.sessions import OpenSession
 
 PENDING_MAX: Final = 256
-"""Requests of one client that wait for their answers; the SDKs have a handful. More are read when some are answered."""
+"""Requests of one client that wait for their answers; the SDKs have a handful. More are refused."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +59,6 @@ class PendingRequests:
         self._post = post
         self._waiting: dict[Id, Pending] = {}
         self._by_number: dict[Id, Pending] = {}
-        self._room = asyncio.Semaphore(PENDING_MAX)
 
     def __iter__(self) -> Iterator[Pending]:
         """Return those that wait now."""
@@ -76,9 +76,10 @@ class PendingRequests:
         """Return the request that runtimes know by *number*, None where none waits."""
         return self._by_number.get(number)
 
-    async def add(self, request: Request) -> Pending:
-        """Let a request of the client wait, once there is room."""
-        await self._room.acquire()
+    def add(self, request: Request) -> Pending:
+        """Let a request of the client wait. Raises RpcError when there are too many."""
+        if len(self._waiting) >= PENDING_MAX:
+            raise RpcError(LimitExceeded.code, f"limit exceeded: {PENDING_MAX} requests wait for their answers already")
         number = request.id if is_id_of_runtimes(request.id) else f"gateway-{uuid4()}"
         return self._add(Pending(request, number))
 
@@ -92,8 +93,6 @@ class PendingRequests:
         if pending not in self:
             return False
         del self._waiting[pending.request.id], self._by_number[pending.number]
-        if pending.answer is None:
-            self._room.release()
         return True
 
     def reply(self, pending: Pending, value: Json) -> None:

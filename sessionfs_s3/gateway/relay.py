@@ -153,14 +153,19 @@ class Relays:
         self._asked[number] = (relay, request.id)
         return body
 
-    async def answer(self, response: Response) -> None:
-        """Pass an answer of the client on to whoever asked; one that nobody waits for goes nowhere."""
+    async def answer(self, response: Response) -> bool:
+        """Pass an answer of the client on to whoever asked; return whether anybody waited for it."""
         asked = self._asked.pop(response.id, None)
         if asked is None:
-            return
+            return False
         relay, number = asked
+        try:
+            body = encode(Response(number, response.body))
+        except Malformed as problem:
+            body = error(number, RpcError(FAILED, f"the client's answer: {problem}"))
         with contextlib.suppress(OSError):  # the relay's reader finds that out, too
-            await relay.send(encode(Response(number, response.body)))
+            await relay.send(body)
+        return True
 
     def ended(self, relay: Relay) -> None:
         """Forget a connection that is lost."""

@@ -179,8 +179,10 @@ class Runtime:
                         return stream, cast("Mapping[str, Json]", message.body.get("result"))
             raise ConnectionResetError("the runtime closed the connection")
         except (FrameError, Malformed, TimeoutError) as problem:
+            stream.abort()
             raise ConnectionAbortedError(f"the runtime did not answer: {problem}") from problem
-        except OSError:
+        except BaseException:
+            # Given up, for the client has gone; or the runtime is gone.
             stream.abort()
             raise
 
