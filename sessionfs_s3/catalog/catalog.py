@@ -33,8 +33,14 @@ from sessionfs_s3.volume.session import Session
 
 _logger = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 16
-"""Sessions that are looked at side by side: each takes some requests of its own, and the memory of a snapshot."""
+_LOADS_AT_ONCE: Final = 16
+"""Sessions that are read side by side: each takes some requests of its own, and the memory of a snapshot."""
+
+_HINTS_AT_ONCE: Final = 64
+"""Hints that are read side by side: as many as the S3 client has connections."""
+
+_STATE_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The largest that the runtime writes is a client's metadata: 128 values of 16 KiB."""
 
 _TRIES_MAX: Final = 5
 """How often what is being read of one session may be collected meanwhile."""
@@ -240,8 +246,26 @@ class Catalog:
                 continue
         raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
 
+    async def state_file(self, session_id: str, name: str) -> bytes | None:
+        """Return what the file *name* of a session's state directory holds, at most 4 MiB; None where it is not.
+
+        Raises:
+            Corrupt: the session cannot be read.
+        """
+        keys = self._keys(session_id)
+        session = self._session(keys)
+        for _ in range(_TRIES_MAX):
+            file = file_at((await LogReader(session).load()).tree, f"{self._state_path}/{name}")
+            if file is None:
+                return None
+            try:
+                return await ContentReader(session).read(file.content, 0, min(file.content.size, _STATE_FILE_BYTES_MAX))
+            except KeyNotFound:  # collected: the session went on meanwhile
+                continue
+        raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
+
     async def _all(self, heads: Mapping[str, Head], stored: Mapping[str, Entry]) -> Sequence[SessionInfo | None]:
-        gate = asyncio.Semaphore(_AT_ONCE)
+        loads, gets = asyncio.Semaphore(_LOADS_AT_ONCE), asyncio.Semaphore(_HINTS_AT_ONCE)
 
         async def one(session_id: str, head: Head) -> SessionInfo | None:
             if head.is_deleted:
@@ -249,14 +273,15 @@ class Catalog:
             known = self._remembered(session_id, head)
             if known is not None:
                 return known.info
-            async with gate:
-                entry = stored.get(encode_id("session id", session_id))
-                if entry is not None and entry.size <= hints.HINT_BYTES_MAX:
+            entry = stored.get(encode_id("session id", session_id))
+            if entry is not None and entry.size <= hints.HINT_BYTES_MAX:
+                async with gets:
                     hint = await self._hint(session_id)
-                    info = None if hint is None else hints.decode(session_id, head, hint)
-                    if info is not None:
-                        self._known[session_id] = _Known(head, info)
-                        return info
+                info = None if hint is None else hints.decode(session_id, head, hint)
+                if info is not None:
+                    self._known[session_id] = _Known(head, info)
+                    return info
+            async with loads:
                 return await self._find_out_or_complain(session_id, head)
 
         return await all_of(one(session_id, head) for session_id, head in heads.items())

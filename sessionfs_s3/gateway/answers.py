@@ -15,10 +15,10 @@ from sessionfs_s3.errors import CommitUnknown, Corrupt, Fenced, InUse, InvalidIn
 from sessionfs_s3.gateway import listing
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, TOO_LONG, Arguments, is_session_id, name_error
 from sessionfs_s3.gateway.client_metadata import FILE_NAME, client_metadata
-from sessionfs_s3.gateway.errors import RpcError, failed
+from sessionfs_s3.gateway.errors import RpcError, failed, unhandled
 from sessionfs_s3.gateway.listing import SessionInfo
 from sessionfs_s3.gateway.pages import EVENTS_MAX, page_request
-from sessionfs_s3.gateway.visible import Catalog, EventsPage, LiveSessions, VisibleSessions
+from sessionfs_s3.gateway.visible import Catalog, EventsPage, LiveSessions, VisibleSessions, each_of
 
 EVENTS_FILE: Final = "events.jsonl"
 WORKSPACE_FILE: Final = "workspace.yaml"
@@ -96,9 +96,10 @@ class CatalogueAnswers:
         Raises:
             RpcError: the request is refused, or the store is in no state to answer it.
         """
-        with_words = Arguments(method, params)
+        if (answer := self._answers.get(method)) is None:
+            raise unhandled(method)
         try:
-            return await self._answers[method](with_words)
+            return await answer(Arguments(method, params))
         except InvalidInput as error:
             raise failed(method, str(error)) from error
         except SessionFsError as error:
@@ -259,7 +260,7 @@ class CatalogueAnswers:
         wanted = cast("list[object] | None", keys)
         if wanted is not None and not all(isinstance(key, str) for key in wanted):
             raise arguments.error("client metadata parameter 'keys' must contain only strings")
-        return [await self._metadata_entry(each, wanted) for each in session_ids]
+        return await each_of(session_ids, lambda each: self._metadata_entry(each, wanted))
 
     async def _metadata_entry(self, session_id: str, keys: list[object] | None) -> dict[str, object]:
         entry: dict[str, object] = {"sessionId": session_id}
@@ -312,7 +313,9 @@ class CatalogueAnswers:
         old = [info for info in old if info.id not in excluded]
         spared = {info.id for info in old if info.id in opened}
         if not named_too:
-            spared |= {info.id for info in old if info.id not in opened and await self._named_by_user(info)}
+            idle = [info for info in old if info.id not in opened]
+            named = await each_of(idle, self._named_by_user)
+            spared |= {info.id for info, by_user in zip(idle, named, strict=True) if by_user}
         candidates = [info for info in old if info.id not in spared]
         freed: dict[str, int | None] = {info.id: info.bytes for info in candidates}
         if not dry_run:

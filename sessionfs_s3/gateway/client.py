@@ -33,13 +33,13 @@ from sessionfs_s3.gateway.methods import (
     Treatment,
     other_sessions,
     refusal,
-    session_of,
-    shared_params,
+    required_session,
     treatment,
 )
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
 from sessionfs_s3.gateway.relay import Relay, Relays
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.gateway.sharing import shared_params
 from sessionfs_s3.volume.idle import IdleTimer
 
 if TYPE_CHECKING:
@@ -270,9 +270,7 @@ class Client:
 
     def _to_session(self, pending: Pending) -> None:
         pending.request = request = _with_id(pending.request)
-        named = session_of(request.method, request.params)
-        if named is None:
-            raise failed(request.method, "Missing sessionId parameter")
+        named = required_session(request.method, request.params)
         for each in (named, *other_sessions(request.method, request.params)):
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")

@@ -7,14 +7,17 @@ credential does not permit looks as if it did not exist.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 
 from sessionfs_s3.gateway import listing
 from sessionfs_s3.gateway.listing import SessionInfo
 
 _AT_ONCE_MAX: Final = 8
-"""Deletions of one request under way at the same time: each is a handful of requests to the store."""
+"""Sessions that one request looks at or deletes at the same time: each is a handful of requests to the store."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class EventsPage(Protocol):
@@ -87,6 +90,10 @@ class LiveSessions(Protocol):
         """Have the runtime drop a session; everything is stored when this returns."""
         ...
 
+    def deleted(self, session_id: str) -> None:
+        """Tell the tenant's clients that a session is no more."""
+        ...
+
     def permits(self, session_id: str) -> bool:
         """Whether the credential may use the session; one that it may not looks as if it did not exist."""
         ...
@@ -156,20 +163,24 @@ class VisibleSessions:
             return None
         opened = await self.close(session_id)
         freed = await self._catalog.delete(session_id)
-        return 0 if freed is None and opened else freed
+        if freed is None and not opened:
+            return None
+        self._live.deleted(session_id)
+        return freed or 0
 
     async def remove_all(self, session_ids: Sequence[str]) -> dict[str, int | None]:
-        """Delete sessions, a few at a time; all are tried before the first failure is raised."""
-        freed: dict[str, int | None] = {}
-        failures: list[BaseException] = []
-        for start in range(0, len(session_ids), _AT_ONCE_MAX):
-            some = session_ids[start : start + _AT_ONCE_MAX]
-            results = await asyncio.gather(*map(self.remove, some), return_exceptions=True)
-            for session_id, result in zip(some, results, strict=True):
-                if isinstance(result, BaseException):
-                    failures.append(result)
-                else:
-                    freed[session_id] = result
-        if failures:
-            raise failures[0]
-        return freed
+        """Delete sessions; all are tried before the first failure is raised."""
+        return dict(zip(session_ids, await each_of(session_ids, self.remove), strict=True))
+
+
+async def each_of(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R]:
+    """Return what *work* makes of each of *items*, a few at a time; all are tried before a failure is raised."""
+    results: list[_R] = []
+    failures: list[BaseException] = []
+    for start in range(0, len(items), _AT_ONCE_MAX):
+        done = await asyncio.gather(*map(work, items[start : start + _AT_ONCE_MAX]), return_exceptions=True)
+        results += [result for result in done if not isinstance(result, BaseException)]
+        failures += [result for result in done if isinstance(result, BaseException)]
+    if failures:
+        raise failures[0]
+    return results

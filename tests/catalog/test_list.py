@@ -119,7 +119,7 @@ async def test_what_a_list_costs(store: RecordingStore, make_catalog: MakeCatalo
     store.forget()
     assert await make_catalog().list() == first
     assert (store.count("LIST"), store.count("GET"), store.count("PUT")) == (2, count, 0), "a hint each"
-    assert store.at_once_max["GET"] <= 16
+    assert store.at_once_max["GET"] <= 64
     async with await opened(store, "s7") as volume:
         await volume.append_file(EVENTS, "{}\n")
     store.forget()

@@ -170,6 +170,7 @@ class Live:
     def __init__(self, *opened: str, forbidden: Collection[str] = ()) -> None:
         self.opened = list(opened)
         self.closed: list[str] = []
+        self.gone: list[str] = []
         self.forbidden = set(forbidden)
 
     def open_here(self) -> Collection[str]:
@@ -178,6 +179,9 @@ class Live:
     async def close(self, session_id: str) -> None:
         self.opened.remove(session_id)
         self.closed.append(session_id)
+
+    def deleted(self, session_id: str) -> None:
+        self.gone.append(session_id)
 
     def permits(self, session_id: str) -> bool:
         return session_id not in self.forbidden

@@ -15,6 +15,7 @@ from copilot import CopilotClient, PermissionHandler, RuntimeConnection, ToolSet
 
 from sessionfs_s3 import SessionFs
 from sessionfs_s3.catalog import SessionInfo
+from sessionfs_s3.catalog.workspace import read as read_yaml
 from sessionfs_s3.testing.model import MODEL_NAME, Call, Say, ScriptedModel
 from sessionfs_s3.testing.replica import ask, said
 from sessionfs_s3.testing.runtime import start_runtime
@@ -193,6 +194,6 @@ def _settled(files: dict[str, bytes]) -> dict[str, object]:
         if "checkpointPath" in line["data"]:
             line["data"]["checkpointPath"] = line["data"]["checkpointPath"].rpartition("/")[2]
     said["events.jsonl"] = lines
-    rows = files["workspace.yaml"].decode().splitlines()
-    said["workspace.yaml"] = sorted(row for row in rows if not row.startswith(("created_at", "updated_at")))
+    note = read_yaml(files["workspace.yaml"].decode())
+    said["workspace.yaml"] = {key: value for key, value in note.items() if key not in ("created_at", "updated_at")}
     return said
