@@ -64,9 +64,9 @@ class Sizes:
     sql_commits: int = 96
     sql_rival_commits: int = 16
     restores: int = 3
-    gateway_turns: int = 30
+    gateway_turns: int = 24
     gateway_sessions: int = 50
-    gateway_turns_each: int = 3
+    gateway_turns_each: int = 2
     gateway_rounds: int = 4
     gateway_idle_clients: int = 500
     gateway_idle_sessions: int = 100

@@ -1,8 +1,9 @@
 """The two sides that the gateway's benchmark compares, each a process with runtimes of its own.
 
-``python -m benchmarks.harness.side gateway`` is the gateway; ``… provider`` holds the provider slots of its runtimes with
-the gateway's own code and passes nothing on: clients connect to the runtimes themselves. Takes JSON on the first line of
-standard input, says on standard output where clients connect, and then answers one command a line until its input ends.
+``python -m benchmarks.harness.side gateway`` is the gateway; ``… provider`` holds the provider slots of its runtimes
+with the gateway's own code and passes nothing on: clients connect to the runtimes themselves. Takes JSON on the first
+line of standard input, says on standard output where clients connect, and then answers one command a line until its
+input ends.
 Starts runtimes, which end with it; reaches the store that its input names.
 """
 
@@ -216,7 +217,7 @@ async def _gateway(given: Mapping[str, Any], launched: Launched, stack: AsyncExi
     gateway = Gateway(options, authenticator, lambda: [launched] * count, may_grow=False, **given["settings"])
     await stack.enter_async_context(gateway)
     async with asyncio.timeout(_DEADLINE_S):
-        while sum(len(pool.runtimes) for pool in gateway.pools) < count:
+        while sum(len(pool.runtimes) for pool in gateway.pools) < count:  # noqa: ASYNC110  # it has no event for that
             await asyncio.sleep(_READY_STEP_S)
     return [(gateway.port, TOKEN)]
 

@@ -1,7 +1,7 @@
 """What the gateway costs: what it adds to a turn, what is left of the rate of turns, and memory.
 
-Against a provider that is no gateway: a process that holds the runtimes' provider slots with the gateway's own code, while
-the clients connect to the runtimes themselves. Both sides stand side by side all the time and take turns, ABBA.
+Against a provider that is no gateway: a process that holds the runtimes' provider slots with the gateway's own code,
+while the clients connect to the runtimes themselves. Both sides stand side by side all the time and take turns, ABBA.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ async def alternate(turns: Sequence[Turn], count: int, pause_s: float = _PAUSE_S
 def _row(name: str, what: str, direct_s: Sequence[float], gateway_s: Sequence[float]) -> Row:
     added = spread([1000 * (mine - theirs) for theirs, mine in zip(direct_s, gateway_s, strict=True)])
     direct, gateway = (spread([1000 * each for each in side_s]) for side_s in (direct_s, gateway_s))
-    note = f"{len(direct_s)} pairs, quartiles {added.low:.3g} to {added.high:.3g}; direct {direct} ms, gateway {gateway} ms"
+    sides = f"direct {direct} ms, gateway {gateway} ms"
+    note = f"{len(direct_s)} pairs, quartiles {added.low:.3g} to {added.high:.3g}; {sides}"
     return Row(name, what, added.median, "ms", ADDED_MS_MAX, "<", note)
 
 

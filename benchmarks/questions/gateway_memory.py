@@ -17,9 +17,8 @@ from typing import Final, TypeVar
 
 from benchmarks.harness.lab import Sizes
 from benchmarks.harness.report import Row
-from benchmarks.harness.side import Door, Kind, Memory, Side, memory_of, start_side
+from benchmarks.harness.side import Kind, Memory, Side, memory_of, start_side
 from benchmarks.harness.turns import Talker, greeted, scripted
-from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.raw_client import RawClient
 
 _IDLE_S: Final = 4.0
@@ -130,8 +129,7 @@ def _client_rows(name: str, held: dict[Kind, _Held], count: int) -> list[Row]:
 
 def _session_rows(name: str, held: dict[Kind, _Held], count: int) -> list[Row]:
     found: list[Row] = []
-    for kind, where in (("gateway", "gateway"), ("provider", "provider alone")):
-        readings = held[kind]
+    for readings, where in ((held["gateway"], "gateway"), (held["provider"], "provider alone")):
         for reading, when in ((readings.turned, "after a turn"), (readings.rested, f"{2 * _IDLE_S:g} s later")):
             mine = reading.side - readings.clients.trimmed
             trimmed = reading.trimmed - readings.clients.trimmed
@@ -141,8 +139,8 @@ def _session_rows(name: str, held: dict[Kind, _Held], count: int) -> list[Row]:
                     note=f"resident; {count} of them, each with its client; {_detail(mine, trimmed, count)}",
                 )
             )
-    for kind, how in (("gateway", "through the gateway"), ("provider", "directly")):
-        runtime = held[kind].rested.runtime - held[kind].clients.runtime
+    for readings, how in ((held["gateway"], "through the gateway"), (held["provider"], "directly")):
+        runtime = readings.rested.runtime - readings.clients.runtime
         note = f"{_kb(runtime.pss_bytes, count):.3g} kB proportional"
         found.append(
             Row(name, f"memory of an idle session {how}, runtime", _kb(runtime.rss_bytes, count), "kB", note=note)

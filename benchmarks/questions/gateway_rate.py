@@ -53,6 +53,11 @@ class Block:
     load_waited_s: float
 
     @property
+    def cpu_s(self) -> float:
+        """Processor time of all of them."""
+        return self.side_cpu_s + self.runtimes_cpu_s + self.load_cpu_s
+
+    @property
     def per_s(self) -> float:
         """Turns per second."""
         return self.turns / self.wall_s
@@ -113,12 +118,11 @@ def _rate_rows(name: str, blocks: tuple[list[Block], list[Block]], sizes: Sizes)
     rates = [spread([each.per_s for each in side]) for side in blocks]
     busy = spread([100 * each.load_cpu_s / each.wall_s for each in gateway])
     waited = spread([100 * each.load_waited_s / each.wall_s for each in gateway])
+    what = f"turns per second of {sizes.gateway_sessions} sessions, gateway / direct"
+    pairs = f"{len(direct)} pairs of {direct[0].turns} turns, quartiles {ratio.low:.3g} to {ratio.high:.3g}"
     return [
         Row(
-            *(name, f"turns per second of {sizes.gateway_sessions} sessions, gateway / direct"),
-            *(ratio.median, "x", RATE_MIN, ">="),
-            f"{len(direct)} pairs of {direct[0].turns} turns, quartiles {ratio.low:.3g} to {ratio.high:.3g}; "
-            f"direct {rates[0]}, gateway {rates[1]} per second",
+            name, what, ratio.median, "x", RATE_MIN, ">=", f"{pairs}; direct {rates[0]}, gateway {rates[1]} per second"
         ),
         Row(name, "clients and model busy", busy.median, "%", note="of one core; they are one process"),
         Row(
@@ -148,6 +152,13 @@ def _cpu_rows(name: str, blocks: tuple[list[Block], list[Block]]) -> list[Row]:
     for what, figure in (("the runtimes", "runtimes_cpu_s"), ("clients and model", "load_cpu_s")):
         mine, theirs = per_turn(gateway, figure), per_turn(direct, figure)
         found.append(Row(name, f"CPU per turn of {what}", mine.median, "ms", note=f"{mine}; direct {theirs}"))
+    mine, theirs = per_turn(gateway, "cpu_s"), per_turn(direct, "cpu_s")
+    found.append(
+        Row(
+            *(name, "CPU per turn of everything, direct / gateway", theirs.median / mine.median, "x"),
+            note=f"what the rate comes to where nothing but the cores is short: direct {theirs} ms, gateway {mine} ms",
+        )
+    )
     return found
 
 
