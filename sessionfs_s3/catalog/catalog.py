@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from sessionfs_s3.catalog import hints
 from sessionfs_s3.catalog.forking import ForkOrder, fork
@@ -28,6 +27,7 @@ from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, UNCONDITIONAL, Entry, 
 from sessionfs_s3.volume import Environment, VolumeOptions
 from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.contents import ContentReader
+from sessionfs_s3.volume.deletion import delete_session
 from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
@@ -59,15 +59,6 @@ class _Known:
 
     head: Head
     info: SessionInfo | None
-
-
-class _Deleted(Protocol):
-    """What a deletion came to."""
-
-    @property
-    def unfinished(self) -> SessionFsError | None:
-        """Why some of what the session held is still stored, if it is."""
-        ...
 
 
 class Catalog:
@@ -176,8 +167,6 @@ class Catalog:
             if info is None:
                 return None
             freed = info.bytes
-        deletion = importlib.import_module("sessionfs_s3.volume.deletion")
-        delete_session: Callable[[Session], Awaitable[_Deleted]] = deletion.delete_session
         deleted = await delete_session(self._session(keys))
         if deleted.unfinished is not None:
             _logger.warning("session %r is deleted, but not all of it removed: %s", session_id, deleted.unfinished)
