@@ -84,6 +84,7 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._strangers >= self._options.handshakes_max:
+            self._gateway.metrics.handshake(ConnectionRefusedError())
             writer.transport.abort()
             return
         task = asyncio.create_task(self._serve(reader, writer))
