@@ -90,7 +90,7 @@ def gateway(
     """Give every SDK, in any language, durable sessions: clients connect here as if it were a runtime.
 
     Without a tenants file there is one tenant, and clients come from this machine only; where COPILOT_CONNECTION_TOKEN
-    is set, they have to bring it. SIGTERM or SIGINT: takes no more sessions, lets turns end, stores all, exits 0.
+    is set, they have to bring it. SIGTERM and SIGINT: takes no more sessions, lets turns end, stores all, exits 0.
     """
     try:
         from sessionfs_s3.gateway import logs

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self
 from uuid import uuid4
 
 from sessionfs_s3.copilot import SessionFs
@@ -31,7 +31,6 @@ from sessionfs_s3.gateway.provider import SessionFsMethods
 from sessionfs_s3.gateway.runtimes import Runtime, Source
 from sessionfs_s3.gateway.sessions import OpenSession, Sessions, Tenant
 from sessionfs_s3.gateway.tenants import Identity, is_loopback
-from sessionfs_s3.gateway.visible import Catalog
 
 _logger = logging.getLogger(__name__)
 
@@ -214,10 +213,11 @@ class Gateway:
     def catalogue(self, client: Client) -> CatalogueAnswers:
         """Return what answers the catalogue calls of *client*."""
         return CatalogueAnswers(
-            cast("Catalog", client.tenant.fs.catalog),
+            client.tenant.fs.catalog,
             LiveView(self.sessions, client.tenant, client.permits),
             new_id=lambda: str(uuid4()),
             now_ms=lambda: time.time_ns() // 1_000_000,
+            state_path=self.store.config["session_state_path"],
         )
 
     async def hello(self, greeting: Mapping[str, Json], tenant: str) -> Mapping[str, Json]:

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 LINGER_S: Final = 3.0
 """How long a session stays open after its last client has left: a runtime whose client went without a word writes its
 last events 50 ms later, and a client that comes back finds it as it was."""
@@ -40,8 +42,8 @@ last events 50 ms later, and a client that comes back finds it as it was."""
 LARGE_FRAMES_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much the large frames of one tenant's clients may hold side by side: as much as the largest one."""
 
-MOVED_MAX: Final = 10_000
-"""Of how many sessions that were taken over it is remembered where they went."""
+REMEMBERED_MAX: Final = 10_000
+"""Of how many sessions of a tenant that are not open any more something is remembered."""
 
 
 class Attached(Protocol):
@@ -130,6 +132,7 @@ class Tenant:
         leaving: those that are being let go, by id.
         clients: its connections.
         moved: why sessions that were taken over are not open here any more.
+        epochs: in which epoch this gateway wrote last to sessions that were open here.
         gate: what the large frames of its clients share.
     """
 
@@ -140,6 +143,7 @@ class Tenant:
     leaving: dict[str, OpenSession] = field(default_factory=dict[str, OpenSession])
     clients: set[Attached] = field(default_factory=set[Attached])
     moved: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+    epochs: OrderedDict[str, int] = field(default_factory=OrderedDict[str, int])
     gate: ByteGate = field(default_factory=lambda: ByteGate(LARGE_FRAMES_BYTES_MAX))
 
     @property
@@ -236,9 +240,7 @@ class Sessions:
         )
         _logger.warning("%s", told, extra=_extra(session))
         self._metrics.lost(failure)
-        tenant.moved[session.id] = told
-        while len(tenant.moved) > MOVED_MAX:
-            tenant.moved.popitem(last=False)
+        _remember(tenant.moved, session.id, told)
         self._tell_error(session, told)
         for client in list(session.attached):
             client.lose(session, RpcError(FAILED, told), for_good=True)
@@ -270,6 +272,7 @@ class Sessions:
 
     async def _leave(self, session: OpenSession) -> None:
         session.tenant.usage.close_session(session.id)
+        _remember(session.tenant.epochs, session.id, session.provider.epoch)
         try:
             if session.runtime.alive:
                 async with asyncio.timeout(ANSWER_DEADLINE_S):
@@ -311,6 +314,12 @@ def session_error(session_id: str, message: str) -> bytes:
         "ephemeral": True,
     }
     return encode(Request("session.event", {"sessionId": session_id, "event": event}, is_notification=True))
+
+
+def _remember(kept: OrderedDict[str, _T], session_id: str, what: _T) -> None:
+    kept[session_id] = what
+    while len(kept) > REMEMBERED_MAX:
+        kept.popitem(last=False)
 
 
 def _ended(session: OpenSession) -> str:

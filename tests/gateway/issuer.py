@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from sessionfs_s3.gateway.authenticator import Authenticator
+from tests.gateway.tenants_files import write
+
 ISSUER = "https://issuer.example/"
 AUDIENCE = "sessionfs"
+
+KEY = generate_private_key(65537, 2048)
+STRANGER = generate_private_key(65537, 2048)
 
 PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 
@@ -87,11 +94,13 @@ class KeyServer:
     delay_s: float = 0.0
     location: str | None = None
     asked: int = 0
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request for the keys."""
         self.asked += 1
+        self.arrived.set()
         await asyncio.sleep(self.delay_s)
         body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
         headers = {} if self.location is None else {"Location": self.location}
@@ -113,3 +122,26 @@ async def key_server(*keys: dict[str, object]) -> AsyncIterator[KeyServer]:
         yield server
     finally:
         await runner.cleanup()
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def load(
+    folder: Path, *, clock: Callable[[], float] = time.monotonic, keys: str | None = None, **values: object
+) -> Authenticator:
+    """Return an authenticator that takes tokens of *keys* (by default, of KEY in a PEM file)."""
+    if "keys_url" not in values:
+        (folder / "keys.pem").write_text(pem(KEY) if keys is None else keys)
+        (folder / "keys.pem").chmod(0o600)
+        values["keys_file"] = "keys.pem"
+    tenants = [{"id": "acme", "limits": {"burst": 7}}, {"id": "other"}]
+    path = write(folder / "tenants.toml", {"limits": {"burst": 3}, "tenants": tenants, "jwt": settings(**values)})
+    return Authenticator.load(path, clock=clock)
