@@ -487,7 +487,10 @@ async def test_what_goes_wrong_is_counted_and_logged(executable: Path, model: Sc
     stall = Stall(Say("never"))
     model.add("hello", Say("hi there"))
     model.add("wait", stall)
-    options = GatewayOptions(tmp_path.as_uri(), tenant="acme", isolation="tenant", http=("127.0.0.1", 0))
+    # A handshake that has time: the tenant's runtime starts with it.
+    options = GatewayOptions(
+        tmp_path.as_uri(), tenant="acme", isolation="tenant", http=("127.0.0.1", 0), handshake_s=120
+    )
     gateway, launched = gateway_here(executable, options)
     with captured("json") as log:
         async with gateway, python_client("127.0.0.1", gateway.port, None, model.provider) as client:
