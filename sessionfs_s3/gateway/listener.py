@@ -85,6 +85,7 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._strangers >= self._options.handshakes_max:
+            self._gateway.metrics.handshake(ConnectionRefusedError())
             writer.transport.abort()
             return
         # Counted at once: the tasks of connections that come together begin only after all of them are accepted.
