@@ -1,0 +1,101 @@
+"""What is looked at when it is over: how the gateways ended, what the store holds, what a fresh gateway tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from sessionfs_s3 import SessionFs
+from sessionfs_s3.errors import SessionFsError
+from sessionfs_s3.testing.raw_client import RpcError, raw_client
+from sessionfs_s3.volume import Volume
+
+from .cluster import Cluster
+from .driver import HOST
+from .oracle import Event, problems_of_files, problems_of_history, problems_of_log
+from .turns import Ledger
+
+TENANT: Final = "default"
+EVENTS: Final = "/session-state/events.jsonl"
+WORKSPACE: Final = "/workspace"
+
+_TRACEBACK: Final = "Traceback"
+_TOLD_CHARACTERS: Final = 3000
+
+
+class Modelled(Protocol):
+    @property
+    def model_url(self) -> str: ...
+
+
+def problems_of_ends(cluster: Cluster) -> list[str]:
+    """Return which gateways did not end well, and what they stumbled over."""
+    problems = [f"a gateway ended with status {status}" for status in cluster.statuses if status != 0]
+    for output in cluster.outputs:
+        if _TRACEBACK in output:
+            begin = output.index(_TRACEBACK)
+            problems.append(f"a gateway stumbled: {output[max(0, begin - 300) : begin + _TOLD_CHARACTERS]}")
+    return problems
+
+
+async def problems_of_store(store: str, ledgers: Sequence[Ledger]) -> list[str]:
+    """Return what is wrong with what the store holds, read with no gateway at all."""
+    problems: list[str] = []
+    async with SessionFs.open(store, tenant=TENANT) as fs:
+        for ledger in ledgers:
+            try:
+                async with fs.volume(ledger.session_id, read_only=True) as volume:
+                    found = await _problems_of_volume(volume, ledger)
+            except (SessionFsError, OSError) as problem:
+                found = [f"it cannot be read: {problem!r}"]
+            problems += [f"{ledger.session_id}, stored: {each}" for each in found]
+    return problems
+
+
+async def _problems_of_volume(volume: Volume, ledger: Ledger) -> list[str]:
+    log = await volume.read_file(EVENTS)
+    names = await volume.readdir(WORKSPACE)
+    files = {f"{WORKSPACE}/{name}": await volume.read_file(f"{WORKSPACE}/{name}") for name in names}
+    tables = await volume.sqlite_query("query", "SELECT name FROM sqlite_master WHERE name = 'done'")
+    noted = await volume.sqlite_query("query", "SELECT name FROM done") if tables and tables.rows else None
+    rows = [str(row["name"]) for row in noted.rows] if noted else []
+    return [
+        *problems_of_log(log),
+        *problems_of_history(ledger, _events(log)),
+        *problems_of_files(ledger, files, rows),
+    ]
+
+
+async def problems_on_a_fresh_gateway(
+    cluster: Cluster, world: Modelled, store: str, ledgers: Sequence[Ledger]
+) -> list[str]:
+    """Return what is wrong with what a new gateway tells of each session; it has to tell what is stored."""
+    problems: list[str] = []
+    async with cluster.start() as gateway:
+        async with raw_client(HOST, gateway.port) as client:
+            await client.request("connect")
+            for ledger in ledgers:
+                provider = {"type": "openai", "baseUrl": world.model_url, "apiKey": "none"}
+                params = {"sessionId": ledger.session_id, "model": "scripted", "provider": provider}
+                try:
+                    await client.request("session.resume", params)
+                    told: list[Event] = (await client.request("session.getMessages", params))["events"]
+                except (RpcError, TimeoutError) as problem:
+                    problems.append(f"{ledger.session_id} cannot be resumed: {problem!r}")
+                    continue
+                problems += [f"{ledger.session_id}, told: {each}" for each in problems_of_history(ledger, told)]
+        status = await gateway.stop()
+        await cluster.gone(gateway)
+    cluster.outputs, cluster.statuses = [gateway.output], [status]
+    return problems + problems_of_ends(cluster)
+
+
+def _events(log: str) -> list[Event]:
+    events: list[Event] = []
+    for line in log.splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # problems_of_log says so
+    return events
