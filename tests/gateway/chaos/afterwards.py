@@ -29,10 +29,10 @@ class Modelled(Protocol):
     def model_url(self) -> str: ...
 
 
-def problems_of_ends(cluster: Cluster) -> list[str]:
+def problems_of_ends(statuses: Sequence[int], outputs: Sequence[str]) -> list[str]:
     """Return which gateways did not end well, and what they stumbled over."""
-    problems = [f"a gateway ended with status {status}" for status in cluster.statuses if status != 0]
-    for output in cluster.outputs:
+    problems = [f"a gateway ended with status {status}" for status in statuses if status != 0]
+    for output in outputs:
         if _TRACEBACK in output:
             begin = output.index(_TRACEBACK)
             problems.append(f"a gateway stumbled: {output[max(0, begin - 300) : begin + _TOLD_CHARACTERS]}")
@@ -67,9 +67,7 @@ async def _problems_of_volume(volume: Volume, ledger: Ledger) -> list[str]:
     ]
 
 
-async def problems_on_a_fresh_gateway(
-    cluster: Cluster, world: Modelled, store: str, ledgers: Sequence[Ledger]
-) -> list[str]:
+async def problems_on_a_fresh_gateway(cluster: Cluster, world: Modelled, ledgers: Sequence[Ledger]) -> list[str]:
     """Return what is wrong with what a new gateway tells of each session; it has to tell what is stored."""
     problems: list[str] = []
     async with cluster.start() as gateway:
@@ -87,8 +85,7 @@ async def problems_on_a_fresh_gateway(
                 problems += [f"{ledger.session_id}, told: {each}" for each in problems_of_history(ledger, told)]
         status = await gateway.stop()
         await cluster.gone(gateway)
-    cluster.outputs, cluster.statuses = [gateway.output], [status]
-    return problems + problems_of_ends(cluster)
+    return problems + problems_of_ends([status], [gateway.output])
 
 
 def _events(log: str) -> list[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,7 @@ class Cluster:
         over: set when they are to end.
         running: those that run, by place.
         done: how often what was done to them.
+        lines: what was done, and what anybody noted, with the times.
         statuses: how those ended that were asked to.
         outputs: what each printed that is no more.
         problems: what was wrong.
@@ -49,12 +52,17 @@ class Cluster:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     running: dict[int, GatewayProcess] = field(default_factory=dict[int, GatewayProcess])
     done: Counter[str] = field(default_factory=Counter[str])
+    lines: list[str] = field(default_factory=list[str])
     statuses: list[int] = field(default_factory=list[int])
     outputs: list[str] = field(default_factory=list[str])
     problems: list[str] = field(default_factory=list[str])
     _stopped: set[int] = field(default_factory=set[int])
     _calm_s: float = 0.0
     _calm_since_s: float | None = None
+
+    def diary(self, line: str) -> None:
+        """Note *line* with the time: that of the event loop, and that which stands in logs."""
+        self.lines.append(f"{asyncio.get_running_loop().time():.1f} {datetime.now(UTC):%H:%M:%S.%f} {line}")
 
     def calm_s(self) -> float:
         """Return for how long, in all, no gateway was stopped."""
@@ -67,7 +75,7 @@ class Cluster:
         async with asyncio.TaskGroup() as group:
             for place in range(GATEWAYS):
                 group.create_task(self._keep(place))
-            while len(self.running) < GATEWAYS:
+            while len(self.running) < GATEWAYS:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             self._settle()
             try:
@@ -81,7 +89,8 @@ class Cluster:
             async with self.start() as gateway:
                 self.balancer.ports.append(gateway.port)
                 self.running[place] = gateway
-                while gateway.status is None and not self.over.is_set():
+                self.diary(f"gateway {place} ({gateway.pid}) listens on port {gateway.port}")
+                while gateway.status is None and not self.over.is_set():  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 self.balancer.ports.remove(gateway.port)
                 del self.running[place]
@@ -100,12 +109,13 @@ class Cluster:
 
     async def gone(self, gateway: GatewayProcess) -> None:
         """Wait until nothing that *gateway* started runs any more: not its runtimes, and no worker."""
-        try:
-            async with asyncio.timeout(GONE_S):
-                while left := [pid for pid in processes_under(self.directory) if _group(pid) == gateway.pid]:
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            self.problems.append(f"gateway {gateway.pid} ended, and {left} run on")
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + GONE_S
+        while left := [pid for pid in processes_under(self.directory) if _group(pid) == gateway.pid]:
+            if loop.time() > until_s:
+                self.problems.append(f"gateway {gateway.pid} ended, and {left} run on")
+                return
+            await asyncio.sleep(0.1)
 
     def _settle(self) -> None:
         """Count the time, or do not: after a gateway was stopped, or goes on."""
@@ -133,6 +143,7 @@ class Cluster:
         if gateway is None or (what == "stall" and gateway.pid in self._stopped):
             return
         self.done[what] += 1
+        self.diary(f"harm: {what} of gateway {place}")
         match what:
             case "gateway":
                 gateway.signal(signal.SIGKILL)
@@ -141,7 +152,10 @@ class Cluster:
             case _:
                 runtimes = runtimes_of(gateway.pid)
                 if runtimes:
-                    os.kill(runtimes[int(which * len(runtimes))], signal.SIGKILL)
+                    victim = runtimes[int(which * len(runtimes))]
+                    self.diary(f"runtime {victim} of {len(runtimes)}")
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
 
     async def _stall(self, gateway: GatewayProcess, stall_s: float) -> None:
         self._stopped.add(gateway.pid)
@@ -151,6 +165,7 @@ class Cluster:
         gateway.signal(signal.SIGCONT)
         self._stopped.discard(gateway.pid)
         self._settle()
+        self.diary(f"gateway {gateway.pid} goes on")
 
 
 def runtimes_of(pid: int) -> list[int]:

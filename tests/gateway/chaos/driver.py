@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 
 from sessionfs_s3.testing.raw_client import ConnectionEnded, Json, RawClient, RpcError, raw_client
 
-from .turns import Kind, Ledger, Turn, known_as
+from .turns import KINDS, Kind, Ledger, Turn, known_as
 
 HOST: Final = "127.0.0.1"
 
@@ -59,6 +59,10 @@ class World(Protocol):
         """For how long, in all, every gateway that there was could run."""
         ...
 
+    def diary(self, line: str) -> None:
+        """Note *line* with the time."""
+        ...
+
 
 @dataclass
 class Driver:
@@ -83,12 +87,13 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._kinds: Sequence[Kind] = ("say", "create", "sql", "lookup") if self.alone else ("say", "create", "sql")
+        # What one client is asked while another one leaves is between them and the runtime: nothing is asked of two.
+        self._kinds: Sequence[Kind] = KINDS if self.alone else ("say", "sql")
 
     async def run(self) -> None:
         """Hold turns until the world is over, and one more."""
         await asyncio.sleep(self.rng.uniform(0, self.thinks_s[1]))
-        while not self.creates and not self.ledger.acknowledged:
+        while not self.creates and not self.ledger.acknowledged:  # noqa: ASYNC110  # many things end this wait
             await asyncio.sleep(0.2)
         pause_s = 0.1
         while True:
@@ -155,14 +160,16 @@ class Driver:
     async def _hold(self, client: RawClient, turn: Turn) -> None:
         """Send the prompt, answer what is asked, and see the end. Raises Failed, RpcError, ConnectionEnded."""
         seen = len(client.received)
-        sent = await client.begin("session.send", {"sessionId": self.ledger.session_id, "prompt": turn.prompt})
+        await client.begin("session.send", {"sessionId": self.ledger.session_id, "prompt": turn.prompt})
         answered = False
         while True:
             message = await client.until(lambda _: True, after=seen, deadline_s=_NEVER_S)
             seen += 1
-            if message.get("id") == sent and "error" in message:
+            if "method" not in message and "error" in message:
                 raise RpcError(message["error"]["code"], message["error"]["message"])
-            event = message["params"]["event"] if message.get("method") == "session.event" else {"type": ""}
+            if message.get("method") != "session.event":
+                continue
+            event: Json = message["params"]["event"]
             match event["type"]:
                 case "assistant.message":
                     answered = answered or event["data"]["content"] == turn.answer
@@ -207,5 +214,6 @@ class Driver:
             task.cancel()
 
     def _note(self, problem: Exception) -> None:
+        self.world.diary(f"{self.name}: {type(problem).__name__}: {problem}")
         told = re.sub(r"chaos-\d+", "chaos-N", f"{type(problem).__name__}: {problem}")
         self.troubles[re.sub(r"[0-9a-f]{6,}|\d+", "N", told)[:160]] += 1

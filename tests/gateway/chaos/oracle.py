@@ -49,7 +49,8 @@ def problems_of_history(ledger: Ledger, events: Sequence[Event]) -> list[str]:
         elif max(len(each) for each in where) > 1 or len(where[1]) > len(where[0]):
             problems.append(told)
         elif where[1]:
-            problems += _problems_within(turn, events, where[0][0], where[1][0])
+            apart = _SHARED_APART if ledger.shared else _APART
+            problems += _problems_within(turn, events[where[0][0] : where[1][0]], apart)
     return problems + _problems_of_order(ledger.acknowledged, asked, answered)
 
 
@@ -78,21 +79,22 @@ def _positions(events: Sequence[Event], kind: str) -> dict[str, list[int]]:
     return found
 
 
-def _problems_within(turn: Turn, events: Sequence[Event], begun: int, ended: int) -> list[str]:
-    """Check an answered turn from its prompt to its answer: nobody else's words, and a tool that worked."""
-    if ended < begun:
+_APART = frozenset({"user.message", "session.resume", "session.start", "session.shutdown"})
+_SHARED_APART = _APART - {"session.resume"}
+"""A second client may come in the middle of a turn."""
+
+
+def _problems_within(turn: Turn, events: Sequence[Event], apart: frozenset[str]) -> list[str]:
+    """Check an answered turn, from its prompt to before its answer: nobody else's words, and a tool that worked."""
+    if not events:
         return [f"turn {turn.name} is answered before it is asked"]
-    between = events[begun + 1 : ended]
-    problems = [f"turn {turn.name} is torn apart by {each['type']}" for each in between if each["type"] in _APART]
-    results = [each["data"] for each in between if each["type"] == "tool.execution_complete"]
+    problems = [f"turn {turn.name} is torn apart by {each['type']}" for each in events[1:] if each["type"] in apart]
+    results = [each["data"] for each in events if each["type"] == "tool.execution_complete"]
     if len(results) != (turn.kind != "say") or not all(each["success"] for each in results):
         problems.append(f"turn {turn.name}: its tool said {[each.get('error', each['success']) for each in results]}")
     elif turn.kind == "lookup" and results[0]["result"]["content"] != known_as(turn.name):
         problems.append(f"turn {turn.name}: its tool said {results[0]['result']['content']!r}")
     return problems
-
-
-_APART = frozenset({"user.message", "session.resume", "session.start", "session.shutdown"})
 
 
 def _problems_of_order(

@@ -22,7 +22,7 @@ _THINKS_S: Final = (0.02, 0.4)
 
 @dataclass
 class Turn:
-    """One try at one turn, in seconds of the event loop's clock; *acknowledged_s* is None unless the client saw its end."""
+    """One try at one turn; times by the event loop's clock, *acknowledged_s* is None unless the client saw its end."""
 
     name: str
     kind: Kind
@@ -44,9 +44,10 @@ class Turn:
 
 @dataclass
 class Ledger:
-    """Everything that was asked of one session."""
+    """Everything that was asked of one session, by one client or, if *shared*, by two."""
 
     session_id: str
+    shared: bool
     turns: list[Turn] = field(default_factory=list[Turn])
     problems: list[str] = field(default_factory=list[str])
 
