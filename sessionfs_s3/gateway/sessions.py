@@ -175,15 +175,17 @@ class Sessions:
             while leaving := tenant.leaving.get(session_id):
                 await asyncio.shield(leaving.gone)
             session = tenant.sessions.get(session_id)
+            if session is not None and session.stay():
+                # Its runtime may still be at what it began before somebody else went on with the session. If that is
+                # ended first, a claim that is made now cannot vouch for what it read then.
+                await self.close(session)
+                session = None
             if session is None:
                 with tenant.usage.opening(session_id):
                     runtime = await self._place(tenant, session_id)
                     session = OpenSession(session_id, tenant, runtime)
                 runtime.sessions[session_id] = tenant.sessions[session_id] = session
                 tenant.moved.pop(session_id, None)
-            elif session.stay():
-                tenant.usage.open_session(session_id)
-                session.renew()
             session.attached.add(client)
             return session
 
