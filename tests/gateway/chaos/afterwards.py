@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from sessionfs_s3 import SessionFs
 from sessionfs_s3.errors import SessionFsError
-from sessionfs_s3.testing.raw_client import RpcError, raw_client
+from sessionfs_s3.testing.gateway import START_DEADLINE_S
+from sessionfs_s3.testing.raw_client import RawClient, RpcError, raw_client
 from sessionfs_s3.volume import Volume
 
 from .cluster import Cluster
@@ -71,21 +74,42 @@ async def problems_on_a_fresh_gateway(cluster: Cluster, world: Modelled, ledgers
     """Return what is wrong with what a new gateway tells of each session; it has to tell what is stored."""
     problems: list[str] = []
     async with cluster.start() as gateway:
-        async with raw_client(HOST, gateway.port) as client:
-            await client.request("connect")
+        async with _connected(gateway.port) as client:
             for ledger in ledgers:
-                provider = {"type": "openai", "baseUrl": world.model_url, "apiKey": "none"}
-                params = {"sessionId": ledger.session_id, "model": "scripted", "provider": provider}
                 try:
-                    await client.request("session.resume", params)
-                    told: list[Event] = (await client.request("session.getMessages", params))["events"]
+                    found = problems_of_history(ledger, await _history(client, ledger.session_id, world.model_url))
                 except (RpcError, TimeoutError) as problem:
-                    problems.append(f"{ledger.session_id} cannot be resumed: {problem!r}")
-                    continue
-                problems += [f"{ledger.session_id}, told: {each}" for each in problems_of_history(ledger, told)]
+                    found = [f"it cannot be resumed: {problem!r}"]
+                problems += [f"{ledger.session_id}, told: {each}" for each in found]
         status = await gateway.stop()
         await cluster.gone(gateway)
     return problems + problems_of_ends([status], [gateway.output])
+
+
+@asynccontextmanager
+async def _connected(port: int) -> AsyncIterator[RawClient]:
+    """Connect; a gateway says no while its runtimes start, and lets nobody try for ever."""
+    until_s = asyncio.get_running_loop().time() + START_DEADLINE_S
+    while True:
+        async with raw_client(HOST, port) as client:
+            try:
+                await client.request("connect")
+            except RpcError:
+                if asyncio.get_running_loop().time() > until_s:
+                    raise
+            else:
+                yield client
+                return
+        await asyncio.sleep(0.5)
+
+
+async def _history(client: RawClient, session_id: str, model_url: str) -> list[Event]:
+    """Resume the session and return its events. Raises RpcError, TimeoutError."""
+    provider = {"type": "openai", "baseUrl": model_url, "apiKey": "none"}
+    params = {"sessionId": session_id, "model": "scripted", "provider": provider}
+    await client.request("session.resume", params)
+    told: list[Event] = (await client.request("session.getMessages", {"sessionId": session_id}))["events"]
+    return told
 
 
 def _events(log: str) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from .turns import Ledger, Turn, known_as
@@ -12,26 +13,45 @@ from .turns import Ledger, Turn, known_as
 Event = dict[str, Any]
 
 
+AT_ONCE_S = 0.5
+"""Runtime 1.0.102 sometimes writes events of the same few milliseconds in another order than their chain has, in one
+append: ``tool.execution_complete`` before the ``external_tool.completed`` that is its parent."""
+
+
 def problems_of_log(log: str) -> list[str]:
     """Return what is wrong with ``events.jsonl`` by itself: its lines, ids and chain."""
     problems: list[str] = []
     if log and not log.endswith("\n"):
         problems.append(f"the last line is cut: {log[-80:]!r}")
-    ids: Counter[str] = Counter()
-    before: str | None = None
+    events: list[Event] = []
     for number, line in enumerate(log.splitlines(), 1):
         try:
-            event: Event = json.loads(line)
+            events.append(json.loads(line))
         except ValueError:
             problems.append(f"line {number} is no JSON: {line[:80]!r}")
+    places: dict[str | None, int] = {}
+    for place, event in enumerate(events):
+        if event["id"] in places:
+            problems.append(f"line {place + 1}, {event['type']}: event {event['id']} stands there again")
+        if (event["type"] == "session.start") != (place == 0):
+            problems.append(f"line {place + 1} is {event['type']}")
+        places[event["id"]] = place
+    for place, event in enumerate(events):
+        if place == 0 and event["parentId"] is None:
             continue
-        if event["parentId"] != before:
-            problems.append(f"line {number}, {event['type']}: its parent is {event['parentId']}, not {before}")
-        if (event["type"] == "session.start") != (number == 1):
-            problems.append(f"line {number} is {event['type']}")
-        before = event["id"]
-        ids[event["id"]] += 1
-    return [*problems, *(f"event {each} stands there {times} times" for each, times in ids.items() if times > 1)]
+        before = places.get(event["parentId"])
+        if before is None or _seconds(events[min(before, place) : max(before, place) + 1]) > AT_ONCE_S:
+            told = "is not there" if before is None else f"is line {before + 1}"
+            problems.append(f"line {place + 1}, {event['type']}: its parent {event['parentId']} {told}")
+    return problems
+
+
+def _seconds(events: Sequence[Event]) -> float:
+    """Return how far apart in time *events* were made; 0 for an event and the one before it."""
+    if len(events) <= 2:
+        return 0.0
+    times = [datetime.fromisoformat(event["timestamp"]).timestamp() for event in events]
+    return max(times) - min(times)
 
 
 def problems_of_history(ledger: Ledger, events: Sequence[Event]) -> list[str]:

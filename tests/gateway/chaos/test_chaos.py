@@ -31,6 +31,7 @@ SHARED: Final = 4
 
 MINUTES: Final = float(os.environ.get("SESSIONFS_CHAOS_MINUTES") or 0.6)
 SEED: Final = int(os.environ.get("SESSIONFS_CHAOS_SEED") or time.time_ns() % 2**32)
+SERVERS: Final = ("moto", "ministack", "seaweedfs", "minio")
 STORE: Final = os.environ.get("SESSIONFS_CHAOS_STORE") or "file"
 
 THINKS_S: Final = (1.0, 6.0)
@@ -46,6 +47,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     if STORE == "file":
         return f"file://{tmp_path / 'store'}"
+    assert STORE in SERVERS, f"SESSIONFS_CHAOS_STORE={STORE!r}: it is file or one of {SERVERS}"
     server: S3Server = request.getfixturevalue(STORE)
     enter: Callable[[S3Server], str] = request.getfixturevalue("enter")
     return enter(server)

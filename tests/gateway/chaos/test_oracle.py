@@ -33,6 +33,7 @@ def history(*turns: Turn) -> list[Event]:
         events.append(made("assistant.message", {"content": turn.answer}))
     for number, event in enumerate(events):
         event["id"], event["parentId"] = str(number), str(number - 1) if number else None
+        event["timestamp"] = f"2026-11-21T00:00:{number:02}.000Z"
     return events
 
 
@@ -57,14 +58,25 @@ def test_what_is_in_order_has_no_problems() -> None:
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
-        (lambda events: events[:5] + events[6:], "its parent is 5, not 4"),
-        (lambda events: [*events, events[-1]], "stands there 2 times"),
-        (lambda events: [*events, events[0]], "is session.start"),
-        (lambda events: events[1:], "its parent is 0, not None"),
+        (lambda events: events[:5] + events[6:], "its parent 5 is not there"),
+        (lambda events: [*events[:5], *events[6:], events[5]], "its parent 5 is line 15"),
+        (lambda events: [*events, {**events[-1], "id": "99", "parentId": "3"}], "its parent 3 is line 4"),
+        (lambda events: [*events, events[-1]], "stands there again"),
+        (lambda events: [*events, {**events[0], "id": "99"}], "line 16 is session.start"),
+        (lambda events: events[1:], "its parent 0 is not there"),
     ],
 )
 def test_a_log_that_is_spoiled(spoil: Callable[[list[Event]], list[Event]], found: str) -> None:
     assert any(found in each for each in problems_of_log(log_of(spoil(history()))))
+
+
+def test_events_of_the_same_time_may_change_places() -> None:
+    events = history()
+    events[4], events[5] = events[5], events[4]
+    assert len(problems_of_log(log_of(events))) == 2
+    for event in events[3:7]:
+        event["timestamp"] = events[3]["timestamp"]
+    assert problems_of_log(log_of(events)) == []
 
 
 def test_a_log_that_is_cut() -> None:
