@@ -36,6 +36,7 @@ from sessionfs_s3.gateway.methods import (
     session_of,
     shared_params,
     treatment,
+    with_session_id,
 )
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
 from sessionfs_s3.gateway.relay import Relay, Relays
@@ -275,7 +276,9 @@ class Client:
             self._to_session(pending)
 
     def _to_session(self, pending: Pending) -> None:
-        pending.request = request = _with_id(pending.request)
+        asked = pending.request
+        params = with_session_id(asked.method, asked.params, lambda: str(uuid4()))
+        pending.request = request = Request(asked.method, params, asked.id)
         named = session_of(request.method, request.params)
         if named is None:
             raise failed(request.method, "Missing sessionId parameter")
@@ -283,7 +286,7 @@ class Client:
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")
         if self._gateway.shared:
-            params = cast("Mapping[str, Json]", shared_params(request.method, request.params))
+            params = cast("Mapping[str, Json]", shared_params(request.method, params))
             pending.request = Request(request.method, params, request.id)
         pending.lane = named
         pending.step = self._in_lane(named, pending, lambda: self._pass_on(pending, named))
@@ -302,10 +305,10 @@ class Client:
                 raise RpcError(FAILED, self.tenant.moved[session_id])
             self._pending.reply(pending, not_open(request.method, session_id))
             return
+        pending.session = session
         for other in other_sessions(request.method, request.params):
             if (found := self.tenant.sessions.get(other)) is None or found.runtime is not session.runtime:
                 raise failed(request.method, f"Session not found for sessionId: {other}")
-        pending.session = session
         if request.method in _TURNS:
             self._may_begin()
             session.busy = True
@@ -333,6 +336,10 @@ class Client:
         try:
             await self._forward(pending, session.runtime)
             response = await answer
+        except BaseException:
+            # The runtime has not been told, or has not answered: the next use begins anew.
+            self._gateway.sessions.detach(session, self)
+            raise
         finally:
             self._pending.settle(pending)
         if "error" in response.body:
@@ -404,7 +411,13 @@ class Client:
     # Order, and the end.
 
     def _in_lane(self, lane: str, pending: Pending | None, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why."""
+        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why.
+
+        Raises:
+            FrameError: too much waits that is not answered.
+        """
+        if pending is None and self._lanes.full:
+            raise FrameError("too many messages wait to be passed on")
 
         async def guarded() -> None:
             try:
@@ -418,7 +431,8 @@ class Client:
                 failure = RpcError(FAILED, f"the gateway failed: {problem!r}")
             else:
                 return
-            if pending is not None:
+            if pending is not None and pending in self._pending:
+                self._settle(pending, Response(pending.request.id, {"error": {}}))
                 self._pending.fail(pending, failure)
 
         return self._lanes.enter(lane, guarded)
@@ -442,16 +456,3 @@ class Client:
     @property
     def _extra(self) -> dict[str, str]:
         return {"tenant": self.tenant.name, "subject": self.identity.subject}
-
-
-def _with_id(request: Request) -> Request:
-    """Return *request* with a session id of the gateway's own, where it creates a session and leaves that open."""
-    params = request.params
-    if request.method == "session.create" and params.get("sessionId") is None:
-        return Request(request.method, {**params, "sessionId": str(uuid4())}, request.id)
-    if request.method == "sessions.open" and params.get("kind") == "create":
-        given = params.get("options")
-        options = cast("Mapping[str, Json]", given) if isinstance(given, Mapping) else {}
-        if options.get("sessionId") is None:
-            return Request(request.method, {**params, "options": {**options, "sessionId": str(uuid4())}}, request.id)
-    return request

@@ -9,7 +9,7 @@ sessions (:func:`other_sessions`) passes only if those are the tenant's too. On 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, cast
 
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
@@ -132,6 +132,17 @@ def required_session(method: str, params: object) -> str:
     if method.startswith("sessions.") or len(found) > SESSION_ID_CHARS_MAX:
         return Arguments(method, {"sessionId": found}).session_id()
     return found
+
+
+def with_session_id(method: str, params: Mapping[str, object], new_id: Callable[[], str]) -> Mapping[str, object]:
+    """Return *params* with a session id of *new_id*, where the request creates a session and leaves its id open."""
+    if method == "session.create" and params.get("sessionId") is None:
+        return {**params, "sessionId": new_id()}
+    if method == "sessions.open" and params.get("kind") == "create":
+        options = _object(params.get("options"))
+        if options.get("sessionId") is None:
+            return {**params, "options": {**options, "sessionId": new_id()}}
+    return params
 
 
 def other_sessions(method: str, params: object) -> list[str]:

@@ -45,7 +45,9 @@ def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def undisturbed(caplog: pytest.LogCaptureFixture, **options: object) -> AsyncIterator[tuple[Gateway, FakeRuntime]]:
+async def undisturbed(
+    caplog: pytest.LogCaptureFixture, **options: object
+) -> AsyncIterator[tuple[Gateway, FakeRuntime]]:
     """A gateway with a neighbour on it that is never disturbed, and which is as it was when the body has run."""
     caplog.set_level(logging.INFO)
     async with fake_runtime() as runtime, gateway_before(runtime, **options) as gateway:  # type: ignore[arg-type]
@@ -74,7 +76,14 @@ def message(rng: random.Random) -> bytes:
     methods = ["session.create", "session.resume", "session.send", "session.detach", "session.destroy", "ping"]
     methods += ["session.getMessages", "session.abort", "session.list", "sessions.open", "sessions.fork", "no.such"]
     methods += ["session.delete", "sessions.close", "connect", "sessionFs.setProvider", "sessionFs.readFile", "", 5]
-    methods += ["$/cancelRequest", "session.shutdown", "tools.list", "models.list", "session.model.switchTo", "session."]
+    methods += [
+        "$/cancelRequest",
+        "session.shutdown",
+        "tools.list",
+        "models.list",
+        "session.model.switchTo",
+        "session.",
+    ]
     params: object = {"sessionId": session, "prompt": "p", "id": rng.randrange(5), "path": "/etc/passwd"}
     params = rng.choice([params, params, params, params, [params], [], None, "x", 3])
     found: Json = {"jsonrpc": rng.choice(["2.0"] * 9 + ["1.0"]), "method": rng.choice(methods), "params": params}
