@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -20,6 +21,7 @@ from sessionfs_s3.gateway.lanes import Lanes
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
     INVALID_REQUEST,
+    PARSE_ERROR,
     REQUEST_CANCELLED,
     Json,
     Malformed,
@@ -33,14 +35,14 @@ from sessionfs_s3.gateway.methods import (
     Treatment,
     other_sessions,
     refusal,
-    session_of,
-    shared_params,
+    required_session,
     treatment,
     with_session_id,
 )
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
 from sessionfs_s3.gateway.relay import Relay, Relays
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.gateway.sharing import shared_params
 from sessionfs_s3.volume.idle import IdleTimer
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Client:
     Attributes:
         tenant: whose sessions it sees.
         identity: what its credential says.
+        metrics: where what it does is counted.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Client:
         """Serve the client at the other end of *stream*, which greeted with *hello*."""
         self.tenant = tenant
         self.identity = identity
+        self.metrics = gateway.metrics
         self._gateway = gateway
         self._stream = stream
         self._relays = Relays(self, hello)
@@ -129,6 +133,12 @@ class Client:
         """Send it a message that it did not ask for, unless it is far behind."""
         if not self._stream.closed and self._stream.behind_bytes < BEHIND_BYTES_MAX:
             self._stream.post(body)
+        else:
+            self.metrics.unheard.inc()
+
+    def hears(self, runtime: Runtime) -> bool:
+        """Whether it has a connection of its own to *runtime*, on which it is told what the runtime tells everybody."""
+        return self._relays.are_open_to(runtime)
 
     def drop(self) -> None:
         """Close the connection."""
@@ -138,9 +148,11 @@ class Client:
 
     async def answered(self, relay: Relay, response: Response, body: bytes) -> None:
         """Pass on a runtime's answer."""
-        pending = self._pending.get(response.id)
+        pending = self._pending.answered_by(response.id)
         if pending is None or pending.relay is not relay:
             return  # Answered meanwhile by the gateway itself.
+        if pending.number != pending.request.id:
+            body = encode(Response(pending.request.id, response.body))
         self._settle(pending, response)
         if self._pending.settle(pending):
             if pending.answer is None:
@@ -183,7 +195,7 @@ class Client:
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:
         """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
-        self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
+        self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
             self._cancel(message)
@@ -276,12 +288,9 @@ class Client:
             self._to_session(pending)
 
     def _to_session(self, pending: Pending) -> None:
-        asked = pending.request
-        params = with_session_id(asked.method, asked.params, lambda: str(uuid4()))
-        pending.request = request = Request(asked.method, params, asked.id)
-        named = session_of(request.method, request.params)
-        if named is None:
-            raise failed(request.method, "Missing sessionId parameter")
+        params = with_session_id(pending.request.method, pending.request.params, new_id=lambda: str(uuid4()))
+        pending.request = request = Request(pending.request.method, params, pending.request.id)
+        named = required_session(request.method, request.params)
         for each in (named, *other_sessions(request.method, request.params)):
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")
@@ -368,6 +377,8 @@ class Client:
             self._gateway.sessions.detach(session, self)
         elif method in _TURNS and failed:
             session.busy = False
+        elif method in _TURNS:
+            self.metrics.turns.inc()
 
     async def _to_any(self, pending: Pending) -> None:
         await self._forward(pending, self._relays.any or await self._gateway.any_runtime(self.tenant))
@@ -375,13 +386,16 @@ class Client:
     async def _forward(self, pending: Pending, runtime: Runtime) -> None:
         if pending not in self._pending:
             return  # Cancelled or answered meanwhile.
-        relay = await self._relays.to(runtime)
-        pending.relay = relay
         request = pending.request
+        body = encode(Request(request.method, request.params, pending.number))
+        if not messages.is_read_by_runtimes(body, request.params):
+            raise RpcError(PARSE_ERROR, "half of a character, or nested too deep: no runtime reads it")
+        pending.relay = relay = await self._relays.to(runtime)
         if request.method not in OPENING:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
-        await relay.send(encode(request))
+        await relay.send(body)
+        self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _note(self, notification: Request) -> None:
         """Pass on a notification about a session that is open; nobody waits for anything if it is not."""
@@ -404,7 +418,8 @@ class Client:
 
         async def pass_on() -> None:
             if pending.relay is not None:
-                await pending.relay.send(encode(notification))
+                params = {**notification.params, "id": pending.number}
+                await pending.relay.send(encode(Request(notification.method, params, is_notification=True)))
 
         self._in_lane(pending.lane, None, pass_on)
 

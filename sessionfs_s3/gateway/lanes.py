@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-
 STEPS_MAX: Final = 512
-"""Steps of one client that wait, those of notifications included, of which nobody can be told that they are too many."""
+"""Steps of one client that wait, notifications included: of those, nobody can be told that they are too many."""
 
 
 class Lanes:

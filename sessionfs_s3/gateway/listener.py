@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import time
@@ -16,6 +17,7 @@ from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
+from sessionfs_s3.gateway.logs import know
 from sessionfs_s3.gateway.messages import Malformed, Request, parse
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Listener:
         self._options = gateway.options
         self._authenticator = authenticator
         self._strangers = 0
+        self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._served: set[asyncio.Task[None]] = set()
 
@@ -102,6 +105,10 @@ class Listener:
             stall_s_max=options.stall_s,
             quick=True,
         )
+        metrics = self._gateway.metrics
+        metrics.accepted(stream)
+        know(client=str(next(self._numbers)))
+        _logger.debug("a connection is accepted")
         client: Client | None = None
         try:
             try:
@@ -109,17 +116,23 @@ class Listener:
                     client, first = await self._greet(stream, _host(writer))
             finally:
                 self._strangers -= 1
-            if client is not None:
+            if client is None:
+                _logger.debug("a connection ends: it did not say who it is")
+            else:
                 await client.run(first)
-        except TimeoutError:
+        except TimeoutError as problem:
+            metrics.handshake(problem)
             _logger.info("a connection is dropped: it did not say in time who it is")
         except (FrameError, OSError) as problem:
+            metrics.handshake(problem)
             _logger.info("a connection is dropped: %s", problem)
         except Exception:
             _logger.exception("serving a connection")
         finally:
             if client is not None:
                 self._gateway.leave(client)
+                _logger.info("a client has left")
+            metrics.closed(stream)
             stream.abort() if client is None else stream.close()
 
     async def _greet(self, stream: FrameStream, peer: str) -> tuple[Client | None, Request | None]:
@@ -143,6 +156,7 @@ class Listener:
                 client = await self._let_in(stream, message, peer)
                 return client, None if message.method == "connect" else message
             except (RpcError, NotAuthenticated, LimitExceeded, Malformed) as problem:
+                self._gateway.metrics.handshake(problem)
                 if not message.is_notification:
                     told = RpcError(problem.code, str(problem))
                     await stream.write(messages.error(message.id, told))
@@ -155,6 +169,7 @@ class Listener:
             raise AuthenticationRequired
         token = message.params.get("token") if greets else None
         identity = await self._authenticator.authenticate(token, peer=peer)
+        know(tenant=identity.tenant, subject=identity.subject)
         hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
         answer = await self._gateway.hello(hello, identity.tenant)
         gateway = self._gateway
@@ -166,6 +181,8 @@ class Listener:
             gateway.leave(client)
             raise
         self._close_when_expired(client, identity)
+        gateway.metrics.handshake(None)
+        _logger.info("a client is let in")
         return client
 
     def _close_when_expired(self, client: Client, identity: Identity) -> None:

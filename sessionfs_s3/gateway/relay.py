@@ -17,6 +17,7 @@ from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.messages import Id, Json, Malformed, Request, Response, encode, error, parse
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.gateway.to_clients import Recipient, passage, session_named
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.client import Client
@@ -59,7 +60,8 @@ class Relay:
     async def _read(self) -> None:
         try:
             async for body in self._stream.bodies():
-                await self._take(body)
+                with self._client.metrics.to_client.time():
+                    await self._take(body)
         except (FrameError, Malformed, OSError) as problem:
             _logger.info("%s: a client's connection to it ended: %s", self.runtime.name, problem)
         finally:
@@ -81,10 +83,18 @@ class Relay:
             await self.send(error(message.id, RpcError(FAILED, "no client answers this request")))
 
     def _may_hear(self, message: Request) -> bool:
-        """Whether *message* concerns this client, and nobody else."""
-        named = audience(message)
+        """Whether *message* concerns this client, and nobody else.
+
+        The runtime sends it to this connection because the client is attached, or has registered for it; or because it
+        tells everybody.
+        """
+        dedicated = self.runtime.owner is not None
+        to = passage(message.method, own_runtime=dedicated)
+        if to.recipient is Recipient.NOBODY:
+            return False
+        named = session_named(message.method, message.params, own_runtime=dedicated)
         if named is None:
-            return self.runtime.owner is not None
+            return dedicated and to.recipient is Recipient.TENANT
         session = self.runtime.sessions.get(named)
         return session is not None and session.tenant is self._client.tenant and self._client.permits(named)
 
@@ -113,6 +123,11 @@ class Relays:
     def any(self) -> Runtime | None:
         """A runtime to which there is a connection."""
         return next((runtime for runtime, relay in self._relays.items() if relay.open), None)
+
+    def are_open_to(self, runtime: Runtime) -> bool:
+        """Whether there is a connection to *runtime*."""
+        relay = self._relays.get(runtime)
+        return relay is not None and relay.open
 
     async def to(self, runtime: Runtime) -> Relay:
         """Return the connection to *runtime*. Raises RpcError when it cannot be reached."""
@@ -163,12 +178,3 @@ class Relays:
     async def aclose(self) -> None:
         """Leave every runtime."""
         await asyncio.gather(*(relay.aclose() for relay in list(self._relays.values())))
-
-
-def audience(message: Request) -> str | None:
-    """Return the session that a message of a runtime's is about; None when it is about the runtime itself."""
-    scope = message.params.get("scope")
-    if message.session_id is None and isinstance(scope, Mapping):
-        named = cast("Mapping[str, Json]", scope).get("sessionId")
-        return named if isinstance(named, str) else None
-    return message.session_id

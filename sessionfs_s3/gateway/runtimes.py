@@ -95,6 +95,14 @@ class Host(Protocol):
         """Hear a notification of *runtime*."""
         ...
 
+    def tried(self, outcome: str) -> None:
+        """Hear how bringing a runtime up went: ``first``, ``again``, in place of one that ended, or ``failed``."""
+        ...
+
+    def lost(self, runtime: Runtime) -> None:
+        """Hear that *runtime* ended by itself."""
+        ...
+
     def ended(self, runtime: Runtime) -> None:
         """Hear that *runtime* cannot be used any more."""
         ...

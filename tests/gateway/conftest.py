@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import pytest_asyncio
 
+from sessionfs_s3.gateway.options import GatewayOptions
+from sessionfs_s3.gateway.runtimes import Launched
+from sessionfs_s3.gateway.server import Gateway
 from sessionfs_s3.testing.fetched import ServerUnavailable
+from sessionfs_s3.testing.gateway import gateway_here
 from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.runtime import (
     INSTALL_DEADLINE_S,
@@ -60,6 +65,28 @@ async def model() -> AsyncIterator[ScriptedModel]:
     model = ScriptedModel({})
     async with model.serve():
         yield model
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def script() -> AsyncIterator[ScriptedModel]:
+    """The model of a module whose tests share one event loop (``pytest.mark.asyncio(loop_scope="module")``)."""
+    model = ScriptedModel({})
+    async with model.serve():
+        yield model
+
+
+@pytest.fixture(scope="module")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The store of a module's tests, a directory."""
+    return tmp_path_factory.mktemp("store").as_uri()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(executable: Path, store_url: str) -> AsyncIterator[tuple[Gateway, Launched]]:
+    """A gateway with one runtime, for the tests of one module, which share its event loop; and what has its runtime."""
+    gateway, launched = gateway_here(executable, GatewayOptions(store_url))
+    async with gateway:
+        yield gateway, launched
 
 
 @pytest.fixture(scope="session")
