@@ -295,7 +295,7 @@ class Client:
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")
         if self._gateway.shared:
-            params = cast("Mapping[str, Json]", shared_params(request.method, request.params))
+            params = cast("Mapping[str, Json]", shared_params(request.method, params))
             pending.request = Request(request.method, params, request.id)
         pending.lane = named
         pending.step = self._in_lane(named, pending, lambda: self._pass_on(pending, named))
@@ -314,10 +314,10 @@ class Client:
                 raise RpcError(FAILED, self.tenant.moved[session_id])
             self._pending.reply(pending, not_open(request.method, session_id))
             return
+        pending.session = session
         for other in other_sessions(request.method, request.params):
             if (found := self.tenant.sessions.get(other)) is None or found.runtime is not session.runtime:
                 raise failed(request.method, f"Session not found for sessionId: {other}")
-        pending.session = session
         if request.method in _TURNS:
             self._may_begin()
             session.busy = True
@@ -345,6 +345,10 @@ class Client:
         try:
             await self._forward(pending, session.runtime)
             response = await answer
+        except BaseException:
+            # The runtime has not been told, or has not answered: the next use begins anew.
+            self._gateway.sessions.detach(session, self)
+            raise
         finally:
             self._pending.settle(pending)
         if "error" in response.body:
@@ -422,7 +426,13 @@ class Client:
     # Order, and the end.
 
     def _in_lane(self, lane: str, pending: Pending | None, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why."""
+        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why.
+
+        Raises:
+            FrameError: too much waits that is not answered.
+        """
+        if pending is None and self._lanes.full:
+            raise FrameError("too many messages wait to be passed on")
 
         async def guarded() -> None:
             try:
@@ -436,7 +446,8 @@ class Client:
                 failure = RpcError(FAILED, f"the gateway failed: {problem!r}")
             else:
                 return
-            if pending is not None:
+            if pending is not None and pending in self._pending:
+                self._settle(pending, Response(pending.request.id, {"error": {}}))
                 self._pending.fail(pending, failure)
 
         return self._lanes.enter(lane, guarded)

@@ -24,7 +24,7 @@ class RpcError(Exception):
 
     def __init__(self, code: int, message: str, data: object | None = None) -> None:
         """Answer with *code* and *message*."""
-        super().__init__(code, message)
+        super().__init__(message)
         self.code = code
         self.message = message
         self.data = data

@@ -86,6 +86,8 @@ class PendingRequests:
     def add_own(self, request: Request) -> tuple[Pending, asyncio.Future[Response]]:
         """Let a request of the gateway's own wait; return it and its answer to come, which raises RpcError."""
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        # It may fail when nobody waits for it any more.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._add(Pending(request, request.id, answer=answer)), answer
 
     def settle(self, pending: Pending) -> bool:
