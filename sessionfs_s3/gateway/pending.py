@@ -35,6 +35,7 @@ class Pending:
         relay: where its answer comes from.
         session: the session that it is about.
         attached_before: whether the client was attached to that before.
+        busy_before: whether a turn of that was running before.
         answer: for a request of the gateway's own, its answer.
         came_s: when it came, by ``time.perf_counter``.
     """
@@ -47,6 +48,7 @@ class Pending:
     relay: Relay | None = None
     session: OpenSession | None = None
     attached_before: bool = False
+    busy_before: bool = False
     answer: asyncio.Future[Response] | None = None
     came_s: float = field(default_factory=time.perf_counter)
 

@@ -226,8 +226,7 @@ class Gateway:
         key = hashlib.sha256(encode(Request("", greeting, is_notification=True))).digest()
         known = self._hellos.get(key)
         if known is None:
-            # In time to be told, should there be none.
-            runtime = await self._pool(self._owner(tenant)).any(deadline_s=self.options.handshake_s / 2)
+            runtime = await self._pool(self._owner(tenant)).any()
             try:
                 stream, known = await runtime.connect(greeting)
             except OSError as problem:

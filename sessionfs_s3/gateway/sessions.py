@@ -113,13 +113,16 @@ class OpenSession:
         self.stay()
         self._lingering = asyncio.get_running_loop().call_later(after_s, then)
 
-    def stay(self) -> bool:
-        """Linger no more; return whether it did."""
-        lingering, self._lingering = self._lingering, None
-        if lingering is None:
-            return False
-        lingering.cancel()
-        return True
+    @property
+    def lingers(self) -> bool:
+        """Whether it is about to be closed."""
+        return self._lingering is not None
+
+    def stay(self) -> None:
+        """Linger no more."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
 
 @dataclass(eq=False)
@@ -183,9 +186,13 @@ class Sessions:
             while leaving := tenant.leaving.get(session_id):
                 await asyncio.shield(leaving.gone)
             session = tenant.sessions.get(session_id)
-            if session is not None and session.stay():
-                tenant.usage.open_session(session_id)
-                if not await session.provider.still_owned():
+            if session is not None:
+                lingered = session.lingers
+                if lingered:
+                    tenant.usage.open_session(session_id)
+                session.stay()
+                session.attached.add(client)
+                if lingered and not await session.provider.still_owned():
                     # Its runtime may still be at what it began before somebody else went on with the session. If that
                     # is ended first, a claim that is made now cannot vouch for what it read then.
                     await self.close(session)
