@@ -144,7 +144,7 @@ async def test_killed_while_somebody_waits(pair: Served, script: ScriptedModel, 
         old = await client.until(lambda message: message.get("method") == "userInput.request", after=seen)
         await kill(pair, home(gateway, session_id))
         failure = await event(client, session_id, "session.error", seen, deadline_s=AT_ONCE_S)
-        assert "its running turn does not" in failure["message"]
+        assert "its running turn is lost" in failure["message"]
         await all_serve(gateway)
         seen = await begin_turn(client, session_id, "Ask.")
         new = await client.until(lambda message: message.get("method") == "userInput.request", after=seen)
