@@ -29,6 +29,10 @@ class RpcError(Exception):
         self.message = message
         self.data = data
 
+    def __str__(self) -> str:
+        """Return the message alone: it is what a client is told."""
+        return self.message
+
 
 def failed(method: str, why: str) -> RpcError:
     """Return the runtime's answer to a request of *method* that it took in and could not carry out."""
