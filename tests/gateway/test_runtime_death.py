@@ -23,6 +23,7 @@ from sessionfs_s3.testing.sdk_client import SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS
 from tests.gateway.tap import tapped
 from tests.gateway.wire import (
+    PATIENT_S,
     HOST,
     LOOKUP,
     begin_turn,
@@ -47,7 +48,7 @@ Served = tuple[Gateway, Launched]
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def pair(executable: Path) -> AsyncIterator[Served]:
     """A gateway with two runtimes."""
-    gateway, launched = gateway_here(executable, GatewayOptions("memory://death"), runtimes=2)
+    gateway, launched = gateway_here(executable, GatewayOptions("memory://death", handshake_s=PATIENT_S), runtimes=2)
     async with gateway:
         yield gateway, launched
 
@@ -196,10 +197,10 @@ async def test_a_control_connection_that_is_lost(pair: Served, script: ScriptedM
 
 async def test_a_runtime_that_never_comes_up() -> None:
     """Whoever comes is told why there is none, and the gateway stays up."""
-    gateway, _ = gateway_here(Path("/bin/false"), GatewayOptions("memory://none"))
+    gateway, _ = gateway_here(Path("/bin/false"), GatewayOptions("memory://none", handshake_s=4.0))
     async with gateway:
         async with raw_client(HOST, gateway.port) as client:
-            with pytest.raises(RpcError, match="no runtime is free.*the runtime ended before it listened"):
+            with pytest.raises(RpcError, match="^-32603: no runtime is free.*the runtime ended before it listened"):
                 await client.request("connect", {}, deadline_s=30)
             assert client.ended == ""
         assert not gateway.ready
@@ -214,7 +215,7 @@ async def test_a_runtime_of_somebody_elses_that_is_started_anew(
         first = await stack.enter_async_context(start_runtime(executable, extra=token))
         tap = await stack.enter_async_context(tapped(first.port))
         source = Running(HOST, tap.port, "a-token")
-        gateway = Gateway(GatewayOptions("memory://theirs"), Authenticator.load(None), lambda: [source], may_grow=False)
+        gateway = Gateway(GatewayOptions("memory://theirs", handshake_s=PATIENT_S), Authenticator.load(None), lambda: [source], may_grow=False)
         await stack.enter_async_context(gateway)
         client = await stack.enter_async_context(connected(gateway.port))
         await client.request("session.create", config(script, session_id))

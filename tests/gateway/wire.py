@@ -12,6 +12,8 @@ from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.raw_client import Answer, Json, RawClient, RpcError, raw_client, unanswered
 
 HOST = "127.0.0.1"
+PATIENT_S = 120.0
+"""``handshake_s`` for tests: half of it is how long a client waits for the first runtime, on a machine that is busy."""
 LOOKUP: Json = {
     "name": "lookup",
     "description": "Looks up a key.",
