@@ -20,11 +20,12 @@ from typing import Final
 
 from benchmarks.harness.lab import Sizes, lab, say
 from benchmarks.harness.report import Row, as_json, markdown
-from benchmarks.questions import append, cpu, idle, large, opening, restore, sessions, sql, stored_bytes
+from benchmarks.questions import append, cpu, gateway, idle, large, opening, restore, sessions, sql, stored_bytes
 from sessionfs_s3.testing.servers import SERVERS
 
 QUESTIONS: Final = {
-    module.NAME: module.run for module in (append, sessions, opening, stored_bytes, sql, restore, idle, cpu, large)
+    module.NAME: module.run
+    for module in (append, sessions, opening, stored_bytes, sql, restore, idle, cpu, gateway, large)
 }
 _ON_REQUEST: Final = frozenset({large.NAME})
 """Left out unless named: takes minutes alone."""
@@ -43,6 +44,12 @@ _SIZES: Final = (
     "sql_commits",
     "sql_rival_commits",
     "restores",
+    "gateway_turns",
+    "gateway_sessions",
+    "gateway_turns_each",
+    "gateway_rounds",
+    "gateway_idle_clients",
+    "gateway_idle_sessions",
 )
 
 

@@ -40,6 +40,12 @@ class Sizes:
         sql_commits: commits of SQL through a session's database.
         sql_rival_commits: commits of SQL through each of the others, the first of the same.
         restores: how often each database is restored.
+        gateway_turns: turns of each client through the gateway, and as many past it.
+        gateway_sessions: sessions that hold turns at once.
+        gateway_turns_each: turns of each of them in one block.
+        gateway_rounds: blocks of either side.
+        gateway_idle_clients: clients that are connected and idle.
+        gateway_idle_sessions: sessions that are open and idle.
         settings: settings of the session file systems, by name.
     """
 
@@ -58,6 +64,12 @@ class Sizes:
     sql_commits: int = 96
     sql_rival_commits: int = 16
     restores: int = 3
+    gateway_turns: int = 24
+    gateway_sessions: int = 50
+    gateway_turns_each: int = 2
+    gateway_rounds: int = 4
+    gateway_idle_clients: int = 500
+    gateway_idle_sessions: int = 100
     settings: dict[str, str] = field(default_factory=dict[str, str])
 
 

@@ -6,12 +6,11 @@ import cProfile
 import pstats
 import resource
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 from benchmarks.harness.conversation import EVENTS_PATH, Words
 from benchmarks.harness.lab import TENANT, Lab, Sizes
+from benchmarks.harness.profiles import family_of, name_of, own_times
 from benchmarks.harness.report import Row
 from sessionfs_s3 import SessionFs, Volume
 from sessionfs_s3.errors import InvalidInput
@@ -19,29 +18,8 @@ from sessionfs_s3.store import IF_ABSENT, Store, open_store, parse_store_url
 
 NAME = "cpu"
 CLIENTS: Final = ("aiobotocore", "obstore")
-_OTHERS: Final = "Python's own and others"
 _TOP: Final = 15
 _WARM_UP: Final = 20
-_ROOT: Final = str(Path(__file__).parent.parent.parent)
-_FAMILIES: Final = (
-    ("/sessionfs_s3/store/", "our adapter"),
-    ("/sessionfs_s3/", "our engine"),
-    ("/aiobotocore/", "aiobotocore"),
-    ("/botocore/", "botocore"),
-    ("/obstore/", "obstore"),
-    ("/aiohttp/", "aiohttp"),
-    ("/yarl/", "aiohttp"),
-    ("/multidict/", "aiohttp"),
-    ("/asyncio/", "asyncio"),
-    ("zstd", "zstandard"),
-    ("_hashlib", "hashlib"),
-    ("sha256", "hashlib"),
-    ("hmac", "hashlib"),
-    ("_socket", "socket, ssl"),
-    ("_ssl", "socket, ssl"),
-    ("epoll", "socket, ssl"),
-)
-Function = tuple[str, int, str]
 
 
 async def run(lab: Lab, sizes: Sizes) -> list[Row]:
@@ -80,11 +58,11 @@ async def _client_rows(client: str, url: str, store: Store, sizes: Sizes) -> lis
         profile.enable()
         await _append(volume, line, count)
         profile.disable()
-    own = _own_times(profile)
+    own = own_times(pstats.Stats(profile))
     total_s = sum(own.values())
     families: defaultdict[str, float] = defaultdict(float)
     for function, own_s in own.items():
-        families[_family(function)] += own_s
+        families[family_of(function)] += own_s
     shares = sorted(families.items(), key=lambda item: -item[1])
     rows = [
         Row(NAME, f"{client}: CPU per append", append_ms, "ms", note="user and system, all threads"),
@@ -96,8 +74,8 @@ async def _client_rows(client: str, url: str, store: Store, sizes: Sizes) -> lis
         for family, own_s in shares
     ]
     for function in sorted(own, key=lambda function: -own[function])[:_TOP]:
-        where = f"{_family(function)}, {1000 * own[function] / count:.3f} ms per append under the profiler"
-        rows.append(Row(NAME, f"{client}: {_name(function)}", 100 * own[function] / total_s, "%", note=where))
+        where = f"{family_of(function)}, {1000 * own[function] / count:.3f} ms per append under the profiler"
+        rows.append(Row(NAME, f"{client}: {name_of(function)}", 100 * own[function] / total_s, "%", note=where))
     return rows
 
 
@@ -114,39 +92,3 @@ async def _put(store: Store, data: bytes, name: str, count: int) -> None:
 def _used_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _own_times(profile: cProfile.Profile) -> dict[Function, float]:
-    """Return each function's own seconds.
-
-    What is written in C and belongs to nobody (``str.join``, ``isinstance``) counts for whoever called it. Waiting for
-    events is no work and is left out.
-    """
-    stats = cast("dict[Function, Sequence[Any]]", vars(pstats.Stats(profile))["stats"])
-    own: defaultdict[Function, float] = defaultdict(float)
-    for function, (_, _, own_s, _, callers) in stats.items():
-        if "poll' of 'select.epoll'" in function[2]:
-            continue
-        if function[0] == "~" and callers and _family(function) == _OTHERS:
-            for caller, figures in callers.items():
-                own[caller] += figures[2]
-        else:
-            own[function] += own_s
-    return own
-
-
-def _family(function: Function) -> str:
-    path, _, name = function
-    text = f"{path.removeprefix(_ROOT)} {name}" if path != "~" else name
-    return next((family for needle, family in _FAMILIES if needle in text), _OTHERS)
-
-
-def _name(function: Function) -> str:
-    path, line, name = function
-    if path == "~":
-        return f"`{name}`"
-    parts = Path(path).parts
-    roots = [at for at, part in enumerate(parts) if part in ("site-packages", "sessionfs_s3")]
-    start = roots[0] if roots else max(0, len(parts) - 3)
-    shown = "/".join(parts[start + (parts[start] == "site-packages") :])
-    return f"`{shown}:{line} {name}`"

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 from sessionfs_s3.catalog import hints
 from sessionfs_s3.catalog.forking import ForkOrder, fork
@@ -26,18 +25,29 @@ from sessionfs_s3.format import SessionKeys
 from sessionfs_s3.format.keys import encode_id
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, UNCONDITIONAL, Entry, Store
 from sessionfs_s3.volume import Environment, VolumeOptions
+from sessionfs_s3.volume.cache import ContentCache
 from sessionfs_s3.volume.contents import ContentReader
+from sessionfs_s3.volume.deletion import delete_session
 from sessionfs_s3.volume.environment import all_of
 from sessionfs_s3.volume.loading import LogReader
 from sessionfs_s3.volume.session import Session
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 _logger = logging.getLogger(__name__)
+
+_LOADS_AT_ONCE: Final = 32
+"""Sessions that are read side by side: each takes some requests of its own, and the memory of a snapshot."""
+
+_HINTS_AT_ONCE: Final = 64
+"""Hints that are read or written side by side: as many as the S3 client has connections."""
+
+_FORK_CACHE_BYTES: Final = 8 * 1024 * 1024
+"""What the fork of a large session keeps of what it reads, instead of in the cache that all sessions share."""
 
 _STATE_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 """The largest that the runtime writes is a client's metadata: 128 values of 16 KiB."""
-
-_AT_ONCE: Final = 16
-"""Sessions that are looked at side by side: each takes some requests of its own, and the memory of a snapshot."""
 
 _TRIES_MAX: Final = 5
 """How often what is being read of one session may be collected meanwhile."""
@@ -49,15 +59,6 @@ class _Known:
 
     head: Head
     info: SessionInfo | None
-
-
-class _Deleted(Protocol):
-    """What a deletion came to."""
-
-    @property
-    def unfinished(self) -> SessionFsError | None:
-        """Why some of what the session held is still stored, if it is."""
-        ...
 
 
 class Catalog:
@@ -111,7 +112,7 @@ class Catalog:
         if self._swept:
             heads, stored = await self._listing.heads(), dict[str, Entry]()
         else:
-            heads, stored = await asyncio.gather(self._listing.heads(), self._listing.hints())
+            heads, stored = await _both(self._listing.heads(), self._hints())
         # One at a time: who comes meanwhile finds what the first one has found out.
         async with self._finding:
             found = await self._all(heads, stored)
@@ -132,7 +133,7 @@ class Catalog:
         if known is not None or self._swept:
             head, hint = await self._listing.head(keys), None
         else:
-            head, hint = await asyncio.gather(self._listing.head(keys), self._hint(session_id))
+            head, hint = await _both(self._listing.head(keys), self._hint(session_id))
         if head is None or head.is_deleted:
             self._known.pop(session_id, None)
             return None
@@ -143,7 +144,9 @@ class Catalog:
         if from_hint is not None:
             self._known[session_id] = _Known(head, from_hint)
             return from_hint
-        return await self._find_out(session_id, head)
+        found = await self._find_out(session_id, head)
+        await self._leave_hint(session_id, found)
+        return found.info
 
     async def delete(self, session_id: str) -> int | None:
         """Delete a session, whoever has it open: they are fenced. Return the bytes it had, as a user sees them.
@@ -164,8 +167,6 @@ class Catalog:
             if info is None:
                 return None
             freed = info.bytes
-        deletion = importlib.import_module("sessionfs_s3.volume.deletion")
-        delete_session: Callable[[Session], Awaitable[_Deleted]] = deletion.delete_session
         deleted = await delete_session(self._session(keys))
         if deleted.unfinished is not None:
             _logger.warning("session %r is deleted, but not all of it removed: %s", session_id, deleted.unfinished)
@@ -197,13 +198,17 @@ class Catalog:
         target_keys = self._keys(target)
         if name is not None:
             check_name(name)
-        if await self.info(source) is None:
+        info = await self.info(source)
+        if info is None:
             raise FileNotFoundError(errno.ENOENT, "There is no such session", source)
+        environment = self._environment
+        if info.bytes > environment.cache.budget_bytes // 4:  # it would push everything else out
+            environment = replace(environment, cache=ContentCache(_FORK_CACHE_BYTES))
         await fork(
             ForkOrder(
-                source=self._session(self._keys(source)),
+                source=Session(self._store, self._keys(source), environment, self._options),
                 source_id=source,
-                target=self._session(target_keys),
+                target=Session(self._store, target_keys, environment, self._options),
                 target_id=target,
                 state_path=self._state_path,
                 before_event=before_event,
@@ -262,7 +267,7 @@ class Catalog:
         raise Unavailable(f"reading {keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
 
     async def _all(self, heads: Mapping[str, Head], stored: Mapping[str, Entry]) -> Sequence[SessionInfo | None]:
-        gate = asyncio.Semaphore(_AT_ONCE)
+        loads, small = asyncio.Semaphore(_LOADS_AT_ONCE), asyncio.Semaphore(_HINTS_AT_ONCE)
 
         async def one(session_id: str, head: Head) -> SessionInfo | None:
             if head.is_deleted:
@@ -270,15 +275,19 @@ class Catalog:
             known = self._remembered(session_id, head)
             if known is not None:
                 return known.info
-            async with gate:
-                entry = stored.get(encode_id("session id", session_id))
-                if entry is not None and entry.size <= hints.HINT_BYTES_MAX:
+            entry = stored.get(encode_id("session id", session_id))
+            if entry is not None and entry.size <= hints.HINT_BYTES_MAX:
+                async with small:
                     hint = await self._hint(session_id)
-                    info = None if hint is None else hints.decode(session_id, head, hint)
-                    if info is not None:
-                        self._known[session_id] = _Known(head, info)
-                        return info
-                return await self._find_out_or_complain(session_id, head)
+                info = None if hint is None else hints.decode(session_id, head, hint)
+                if info is not None:
+                    self._known[session_id] = _Known(head, info)
+                    return info
+            async with loads:
+                found = await self._find_out_or_complain(session_id, head)
+            async with small:
+                await self._leave_hint(session_id, found)
+            return found.info
 
         return await all_of(one(session_id, head) for session_id, head in heads.items())
 
@@ -289,17 +298,18 @@ class Catalog:
             return None
         return known
 
-    async def _find_out_or_complain(self, session_id: str, head: Head) -> SessionInfo | None:
+    async def _find_out_or_complain(self, session_id: str, head: Head) -> _Known:
         try:
             return await self._find_out(session_id, head)
         except Corrupt as error:
             if self._complained.get(session_id) != head.etag:
                 self._complained[session_id] = head.etag
                 _logger.error("session %r is listed, but cannot be read: %s", session_id, error)  # noqa: TRY400
-        return _info(session_id, head, 0, Facts(head.modified_ms, 0, 0, None, None, None, None, detached=False))
+        nothing = Facts(head.modified_ms, 0, 0, None, None, None, None, detached=False)
+        return _Known(head, _info(session_id, head, 0, nothing))
 
-    async def _find_out(self, session_id: str, head: Head) -> SessionInfo | None:
-        """Read the session, whose log ends at *head*, remember what it says, and leave a hint.
+    async def _find_out(self, session_id: str, head: Head) -> _Known:
+        """Read the session, whose log ends at *head*, and remember what it says.
 
         Raises:
             Corrupt: it cannot be read.
@@ -316,31 +326,41 @@ class Catalog:
                     missing = answer.key
                 else:
                     info = None if facts is None else _info(session_id, head, state.head.epoch, facts)
-                    self._known[session_id] = _Known(head, info)
-                    await self._leave_hint(session_id, head, info)
-                    return info
+                    known = self._known[session_id] = _Known(head, info)
+                    return known
             now = await self._listing.head(session.keys)
             if now is None or now.is_deleted:
-                return None
+                return _Known(head, None)
             head = now
         if missing:
             raise Corrupt(missing, 0, "missing, and the session refers to it")
         raise Unavailable(f"reading {session.keys.prefix}: it changed {_TRIES_MAX} times meanwhile")
 
+    async def _hints(self) -> dict[str, Entry]:
+        """Return the hints that are listed; none where they cannot be."""
+        try:
+            return await self._listing.hints()
+        except SessionFsError as error:
+            _logger.info("hints cannot be listed: %s", error)
+            return {}
+
     async def _hint(self, session_id: str) -> bytes | None:
-        """Return the session's hint as it is stored; None where there is none that can be had."""
+        """Return the session's hint as it is stored; None where there is none, or it cannot be had at once."""
         key = self._hint_key(session_id)
         try:
-            fetched = await self._listing.ask(
-                f"reading {key}", lambda: self._store.get(key, span=(0, hints.HINT_BYTES_MAX))
-            )
+            async with asyncio.timeout(self._options.patience.deadline_s):
+                return (await self._store.get(key, span=(0, hints.HINT_BYTES_MAX))).data
         except KeyNotFound:
             return None
-        return fetched.data
+        except (StoreAnswer, TimeoutError) as error:
+            _logger.info("hint %s cannot be read: %r", key, error)
+            return None
 
-    async def _leave_hint(self, session_id: str, head: Head, info: SessionInfo | None) -> None:
+    async def _leave_hint(self, session_id: str, found: _Known) -> None:
         """Store a hint of what was found, if that can be done at once: nothing depends on it."""
-        data = None if info is None else hints.encode(info, head)
+        if found.info is None or not found.info.epoch:
+            return
+        data = hints.encode(found.info, found.head)
         if data is None:
             return
         key = self._hint_key(session_id)
@@ -384,6 +404,16 @@ class Catalog:
 
     def _session(self, keys: SessionKeys) -> Session:
         return Session(self._store, keys, self._environment, self._options)
+
+
+async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Return both answers, asked for side by side; where one fails, the other does not go on."""
+    task = asyncio.create_task(second)
+    try:
+        return await first, await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _info(session_id: str, head: Head, epoch: int, facts: Facts) -> SessionInfo:

@@ -107,18 +107,20 @@ async def fork(order: ForkOrder) -> None:
     try:
         operations = await _operations(order, blobs, state.head.epoch or FIRST_EPOCH)
         tree = await order.target.environment.run_in_thread(functools.partial(_applied, state.tree, operations))
-        try:
-            await log.append(state, operations, tree)
-        except Fenced:
-            if (await LogReader(order.target).load()).tree.root.entries:
-                raise _exists(order) from None
-            raise
-        except ValueError as error:  # the encoder's bounds
-            raise OSError(errno.EFBIG, f"The session has too many files for a fork: {error}", order.source_id) from None
+    except BaseException:  # given up by the caller too: nothing refers to them
+        await _remove(order.target, blobs, ())
+        raise
+    try:
+        await log.append(state, operations, tree)
     except CommitUnknown:
         raise
-    except Exception:
+    except Exception as error:
         await _remove(order.target, blobs, ())
+        if isinstance(error, ValueError):  # the encoder's bounds
+            told = f"The session has too many files for a fork: {error}"
+            raise OSError(errno.EFBIG, told, order.source_id) from None
+        if isinstance(error, Fenced) and (await LogReader(order.target).load()).tree.root.entries:
+            raise _exists(order) from None
         raise
     await _remove(order.target, blobs, operations)
 

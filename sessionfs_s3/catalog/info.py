@@ -169,6 +169,7 @@ def _words(event: JsonObject | None) -> str | None:
     if text(event, "type") != "user.message":
         return None
     words = re.sub(r"\s+", " ", text(member(event, "data"), "content") or "").strip()
+    words = re.sub("[\ud800-\udfff]", "\ufffd", words)  # JSON may hold halves of characters, text may not
     return words if len(words) <= _SUMMARY_CHARS_MAX else f"{words[:_SUMMARY_CHARS_MAX].rstrip()}..."
 
 

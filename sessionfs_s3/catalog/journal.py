@@ -5,6 +5,7 @@ A session's conversation can have hundreds of megabytes. Here it takes the memor
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class Journal:
         while at < stop:
             data = await self.read(at, min(at + window, stop))
             at, window = at + len(data), WINDOW_BYTES
+            await asyncio.sleep(0)  # what is in memory is read without waiting: others have their turn too
             searched = len(pending)
             pending += data
             begin = 0

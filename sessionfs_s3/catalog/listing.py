@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.format import Kind, SessionKeys, parse_log_name, tenant_prefix
+from sessionfs_s3.format import TOMBSTONE_BYTES, Kind, SessionKeys, parse_log_name, tenant_prefix
 from sessionfs_s3.format.keys import encode_id
 from sessionfs_s3.store.protocol import PAGE_ENTRIES_MAX, Entry, Page, Store
 from sessionfs_s3.volume.environment import Environment, all_of
@@ -34,10 +34,6 @@ _RANGES_AT_ONCE: Final = 32
 
 _FIRST_ENTRIES: Final = 8
 """How many of one log's objects are asked for: the newest, its snapshot, and room for what is none of ours."""
-
-
-_TOMBSTONE_BYTES: Final = 170
-"""The size of the commit that deletes a session, and of no other (``docs/FORMAT.md``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ class _Log:
         if self._newest is None:
             return None
         sequence, is_commit, entry = self._newest
-        return Head(sequence, entry.etag, entry.modified_ms, is_commit and entry.size == _TOMBSTONE_BYTES)
+        return Head(sequence, entry.etag, entry.modified_ms, is_commit and entry.size == TOMBSTONE_BYTES)
 
 
 class TenantListing:

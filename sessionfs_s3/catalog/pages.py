@@ -7,13 +7,14 @@ something else. That, the single use of a cursor and the limits are those of ``s
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sessionfs_s3.catalog.journal import Journal, JsonObject, Line, parsed
+from sessionfs_s3.catalog.journal import Journal, JsonObject, Line, parsed, text
 from sessionfs_s3.errors import InvalidInput, KeyNotFound
 
 _logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ EVENTS_DEFAULT: Final = 200
 EVENTS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 1024 * 1024
 """One event that is larger comes alone."""
+
+_INTERNAL: Final = re.compile(r"model\.(?!call_)")
+"""The runtime's own record of what it asked of the model while it compacted; it shows that to nobody."""
 
 _PINNED_MAX: Final = 8
 _IDLE_S: Final = 300.0
@@ -115,18 +119,17 @@ class _Taken:
         self._size = 0
 
     def add(self, journal: Journal, line: Line) -> bool:
-        """Add the event in *line*; return False, and do not, where the page has no room for it."""
-        if len(self.events) >= self._limit or (self.events and self._size + len(line.data) > PAGE_BYTES_MAX):
-            return False
-        self._size += len(line.data)
-        if not line.data.strip():
-            return True
+        """Add the event in *line*, if it is one to be shown; return False, and do not, where the page has no room."""
         event = parsed(line.data)
-        if event is None:
+        if event is None and line.data.strip():
             if line.data.endswith(b"\n"):
                 raise journal.corrupt(line.start, "not an event")
             _logger.warning("%s", journal.corrupt(line.start, "an unfinished event, passed over"))
+        if event is None or _INTERNAL.match(text(event, "type") or ""):
             return True
+        if len(self.events) >= self._limit or (self.events and self._size + len(line.data) > PAGE_BYTES_MAX):
+            return False
+        self._size += len(line.data)
         self.events.append(event)
         return True
 

@@ -25,7 +25,11 @@ _ESCAPED: Final = {
 """YAML 1.2, chapter 5.7."""
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.()-]*(?: [A-Za-z0-9_.()-]+)*")
+_PLAIN: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9_.()-]*(?: [A-Za-z0-9_.()-]+)*|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
+"""What no parser takes for anything but a string, unless it is reserved: words, and a UUID."""
+
 _RESERVED: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _UNPRINTABLE: Final = re.compile('[\0-\x1f"\\\\\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]')
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import ssl
@@ -22,6 +23,22 @@ _LISTEN = "127.0.0.1:4321"
 """The runtime's own documentation uses this port."""
 
 
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The levels of Python's logging."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class Isolation(StrEnum):
     """What tenants share."""
 
@@ -29,39 +46,54 @@ class Isolation(StrEnum):
     TENANT = "tenant"
 
 
+_Runtime = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST:PORT of one that runs; its token in SESSIONFS_RUNTIME_TOKEN. Repeatable."),
+]
+_RuntimePath = Annotated[
+    Path | None, typer.Option(envvar="COPILOT_CLI_PATH", help="The runtime's executable; else it is looked for.")
+]
+_RuntimeEnvironment = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME or NAME=VALUE for the runtimes' environment, which has nothing else. Repeatable."),
+]
+_RuntimeCache = Annotated[
+    Path | None, typer.Option(envvar="SESSIONFS_RUNTIME_CACHE", help="Where runtimes unpack their code, once.")
+]
+_Http = Annotated[
+    str | None, typer.Option(help="HOST:PORT for /healthz, /readyz and /metrics; port 0: any that is free.")
+]
+_LogFormat = Annotated[LogFormat, typer.Option(help="text, or json: an object a line. On standard error.")]
+_Isolation = Annotated[
+    Isolation, typer.Option(help="shared: one pool of runtimes; tenant: runtimes of its own for each tenant.")
+]
+
+
 def gateway(
     store: Annotated[str, typer.Option(envvar="SESSIONFS_STORE", help="s3://bucket/prefix, file:///directory, …")],
     listen: Annotated[str, typer.Option(help="HOST:PORT for clients; port 0: any that is free.")] = _LISTEN,
     runtimes: Annotated[int, typer.Option(min=1, help="How many runtimes to start and keep alive.")] = 2,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(help="HOST:PORT of one that runs; its token in SESSIONFS_RUNTIME_TOKEN. Repeatable."),
-    ] = None,
-    runtime_path: Annotated[
-        Path | None, typer.Option(envvar="COPILOT_CLI_PATH", help="The runtime's executable; else it is looked for.")
-    ] = None,
-    runtime_env: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME or NAME=VALUE for the runtimes' environment, which has nothing else. Repeatable."),
-    ] = None,
-    runtime_cache: Annotated[
-        Path | None, typer.Option(envvar="SESSIONFS_RUNTIME_CACHE", help="Where runtimes unpack their code, once.")
-    ] = None,
+    runtime: _Runtime = None,
+    runtime_path: _RuntimePath = None,
+    runtime_env: _RuntimeEnvironment = None,
+    runtime_cache: _RuntimeCache = None,
     tenants: Annotated[Path | None, typer.Option(help="The tenants file: who may connect, as which tenant.")] = None,
     tenant: Annotated[str, typer.Option(help="Without a tenants file: the tenant that everybody is.")] = "default",
-    isolation: Annotated[
-        Isolation, typer.Option(help="shared: one pool of runtimes; tenant: runtimes of its own for each tenant.")
-    ] = Isolation.SHARED,
+    isolation: _Isolation = Isolation.SHARED,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain in PEM: clients connect over TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key in PEM.")] = None,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that running turns get to end after SIGTERM.")] = 30.0,
+    http: _Http = None,
+    log_format: _LogFormat = LogFormat.TEXT,
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged at the least.")] = LogLevel.INFO,
 ) -> None:
     """Give every SDK, in any language, durable sessions: clients connect here as if it were a runtime.
 
     Without a tenants file there is one tenant, and clients come from this machine only; where COPILOT_CONNECTION_TOKEN
-    is set, they have to bring it. SIGTERM or SIGINT: takes no more sessions, lets turns end, stores everything, exits 0.
+    is set, they have to bring it. SIGTERM and SIGINT: takes no more sessions, lets turns end, stores all, exits 0.
     """
     try:
+        from sessionfs_s3.gateway import logs
         from sessionfs_s3.gateway.authenticator import Authenticator
         from sessionfs_s3.gateway.options import GatewayOptions
         from sessionfs_s3.gateway.process import default_cache, find_executable
@@ -69,6 +101,7 @@ def gateway(
         from sessionfs_s3.gateway.server import Gateway
     except ImportError as error:
         raise RuntimeError(f"the gateway needs more packages: pip install 'sessionfs-s3[gateway]' ({error})") from None
+    logs.configure(log_format.value, logging.getLevelNamesMapping()[log_level.value.upper()])
     host, port = _address("--listen", listen)
     token = None if tenants is not None else os.environ.get("COPILOT_CONNECTION_TOKEN")
     running = [_address("--runtime", each) for each in runtime or []]
@@ -90,6 +123,7 @@ def gateway(
         port=port,
         isolation=isolation.value,
         tls=_tls(tls_cert, tls_key),
+        http=None if http is None else _address("--http", http),
         drain_s=drain,
     )
     authenticator = Authenticator.load(tenants, default_tenant=tenant, token=token)
@@ -119,6 +153,8 @@ async def _serve(gateway: Gateway) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     async with gateway:
+        if gateway.http is not None:
+            typer.echo(f"sessionfs-s3 gateway: health and metrics by HTTP on port {gateway.http.port}")
         typer.echo(f"sessionfs-s3 gateway listening on port {gateway.port} of {gateway.options.host}")
         await stopping.wait()
         await gateway.drain()

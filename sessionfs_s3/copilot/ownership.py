@@ -25,6 +25,11 @@ class OwnedSession:
         self._volume: Volume | None = None
         self._owner: object = None
 
+    @property
+    def loaded(self) -> bool:
+        """Whether its volume is open."""
+        return self._volume is not None
+
     def hand_to(self, handler: object) -> None:
         """Make *handler* the owner: every earlier one is fenced from now on."""
         self._owner = handler

@@ -198,10 +198,14 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
     @property
     def failure(self) -> SessionFsError | None:
         """Why no call will succeed any more; None while the session is in order, or not loaded yet."""
-        loading = self._loading
-        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
-            return None
-        return loading.result().failure
+        volume = self._loaded()
+        return None if volume is None else volume.failure
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest commit that is known to be stored; 0 where nothing is, or it is not loaded yet."""
+        volume = self._loaded()
+        return 0 if volume is None else volume.head.epoch
 
     async def ready(self) -> None:
         """Wait until the session is loaded.
@@ -220,6 +224,12 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         volume = await asyncio.shield(self._loading)
         self._owned.check(self)
         return volume
+
+    def _loaded(self) -> Volume | None:
+        loading = self._loading
+        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
+            return None
+        return loading.result()
 
     async def _load(self) -> Volume:
         volume = await self._owned.enter(self)

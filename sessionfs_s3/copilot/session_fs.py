@@ -139,6 +139,16 @@ class SessionFs:
             )
         return self._catalog
 
+    @property
+    def environment(self) -> Environment:
+        """What its sessions, and those of the other tenants of the same store, share: cache, SQL processes, clocks."""
+        return self._environment
+
+    @property
+    def open_volumes(self) -> int:
+        """How many sessions are loaded."""
+        return sum(owned.loaded for owned in self._owned.values())
+
     async def probe(self) -> None:
         """Make sure that the store can carry sessions: 13 requests in three round trips, the first time in a process.
 

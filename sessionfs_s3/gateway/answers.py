@@ -11,14 +11,14 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
 
+from sessionfs_s3.catalog import SessionInfo
 from sessionfs_s3.errors import CommitUnknown, Corrupt, Fenced, InUse, InvalidInput, SessionFsError, Unavailable
 from sessionfs_s3.gateway import listing
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, TOO_LONG, Arguments, is_session_id, name_error
 from sessionfs_s3.gateway.client_metadata import FILE_NAME, client_metadata
-from sessionfs_s3.gateway.errors import RpcError, failed
-from sessionfs_s3.gateway.listing import SessionInfo
+from sessionfs_s3.gateway.errors import RpcError, failed, unhandled
 from sessionfs_s3.gateway.pages import EVENTS_MAX, page_request
-from sessionfs_s3.gateway.visible import Catalog, EventsPage, LiveSessions, VisibleSessions
+from sessionfs_s3.gateway.visible import Catalog, EventsPage, LiveSessions, VisibleSessions, each_of
 
 EVENTS_FILE: Final = "events.jsonl"
 WORKSPACE_FILE: Final = "workspace.yaml"
@@ -27,6 +27,9 @@ _USER_NAMED: Final = re.compile(rb"^user_named: *true *$", re.MULTILINE)
 _STEERABLE_EVENT: Final = "session.remote_steerable_changed"
 _SHOWN_CHARS_MAX: Final = 256
 _DAY_MS: Final = 24 * 60 * 60 * 1000
+_IN_USE_MS: Final = 60 * 1000
+"""A session that was written to within so many milliseconds counts as in use."""
+
 _NO_FOREGROUND: Final = "Not running in TUI+server mode - no foreground session change handler registered"
 
 
@@ -96,9 +99,10 @@ class CatalogueAnswers:
         Raises:
             RpcError: the request is refused, or the store is in no state to answer it.
         """
-        with_words = Arguments(method, params)
+        if (answer := self._answers.get(method)) is None:
+            raise unhandled(method)
         try:
-            return await self._answers[method](with_words)
+            return await answer(Arguments(method, params))
         except InvalidInput as error:
             raise failed(method, str(error)) from error
         except SessionFsError as error:
@@ -188,9 +192,19 @@ class CatalogueAnswers:
         return {}
 
     async def _check_in_use(self, arguments: Arguments) -> object:
-        """Answer which are open on a runtime of this gateway: to its client, that is another process."""
-        wanted, opened = arguments.session_ids(), set(self._sessions.open())
-        return {"inUse": [each for each in dict.fromkeys(wanted) if each in opened]}
+        """Answer which are open here, and which another process has written to a short while ago.
+
+        To the client of a gateway its runtimes are other processes. Whether one that writes nothing is open elsewhere
+        the store does not tell.
+        """
+        wanted, opened = list(dict.fromkeys(arguments.session_ids())), set(self._sessions.open())
+        since_ms = self._now_ms() - _IN_USE_MS
+
+        async def used(session_id: str) -> bool:
+            return session_id in opened or await self._sessions.written_elsewhere(session_id, since_ms)
+
+        uses = await each_of(wanted, used)
+        return {"inUse": [each for each, is_used in zip(wanted, uses, strict=True) if is_used]}
 
     async def _sizes(self, _: Arguments) -> object:
         return {"sizes": {info.id: info.bytes for info in await self._sessions.all()}}
@@ -259,7 +273,7 @@ class CatalogueAnswers:
         wanted = cast("list[object] | None", keys)
         if wanted is not None and not all(isinstance(key, str) for key in wanted):
             raise arguments.error("client metadata parameter 'keys' must contain only strings")
-        return [await self._metadata_entry(each, wanted) for each in session_ids]
+        return await each_of(session_ids, lambda each: self._metadata_entry(each, wanted))
 
     async def _metadata_entry(self, session_id: str, keys: list[object] | None) -> dict[str, object]:
         entry: dict[str, object] = {"sessionId": session_id}
@@ -312,7 +326,9 @@ class CatalogueAnswers:
         old = [info for info in old if info.id not in excluded]
         spared = {info.id for info in old if info.id in opened}
         if not named_too:
-            spared |= {info.id for info in old if info.id not in opened and await self._named_by_user(info)}
+            idle = [info for info in old if info.id not in opened]
+            named = await each_of(idle, self._named_by_user)
+            spared |= {info.id for info, by_user in zip(idle, named, strict=True) if by_user}
         candidates = [info for info in old if info.id not in spared]
         freed: dict[str, int | None] = {info.id: info.bytes for info in candidates}
         if not dry_run:

@@ -21,6 +21,9 @@ SESSION_ID_CHARS_MAX: Final = 255
 TOO_LONG: Final = "File name too long (os error 36)"
 """What the runtime says of a longer one."""
 
+SESSION_IDS_MAX: Final = 1000
+"""Of one request: each costs the store requests of its own. The runtime, on its own disk, has no limit."""
+
 _SHOWN_CHARS_MAX: Final = 300
 NAME_CHARS_MAX: Final = 100
 """Of a session's name; the runtime's own limit."""
@@ -92,7 +95,12 @@ class Arguments:
 
     def session_ids(self, name: str = "sessionIds") -> list[str]:
         """Return a list of ids that has to be there, repeated ones as often as they came."""
-        return [self._checked(value) for value in self.array(name)]
+        values = self.array(name)
+        if len(values) > SESSION_IDS_MAX:
+            raise self.error(
+                f"parameter '{name}' names {len(values)} sessions, and at most {SESSION_IDS_MAX} are allowed"
+            )
+        return [self._checked(value) for value in values]
 
     def _checked(self, value: object) -> str:
         if not is_session_id(value):
@@ -115,7 +123,7 @@ def name_error(name: str) -> str | None:
         return "Session name must not have leading or trailing whitespace."
     if len(name) > NAME_CHARS_MAX:
         return f"Session name must be {NAME_CHARS_MAX} characters or less."
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in name):
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in name):
         return "Session name must not contain control characters."
     if '"' in name:
         return "Session name must not contain double quotes."

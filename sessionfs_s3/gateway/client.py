@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open, unhandled
 from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
+from sessionfs_s3.gateway.lanes import Lanes
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
     INVALID_REQUEST,
     PARSE_ERROR,
     REQUEST_CANCELLED,
-    Id,
     Json,
     Malformed,
     Request,
@@ -36,12 +35,14 @@ from sessionfs_s3.gateway.methods import (
     Treatment,
     other_sessions,
     refusal,
-    session_of,
-    shared_params,
+    required_session,
     treatment,
+    with_session_id,
 )
-from sessionfs_s3.gateway.relay import Relay
+from sessionfs_s3.gateway.pending import Pending, PendingRequests
+from sessionfs_s3.gateway.relay import Relay, Relays
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.gateway.sharing import shared_params
 from sessionfs_s3.volume.idle import IdleTimer
 
 if TYPE_CHECKING:
@@ -54,28 +55,11 @@ _logger = logging.getLogger(__name__)
 PROTOCOL_VERSION: Final = 3
 """Of the SDKs' protocol, which a runtime answers in ``ping``."""
 
-PENDING_MAX: Final = 256
-"""Requests of one client that wait for their answers; the SDKs have a handful."""
-
 BEHIND_BYTES_MAX: Final = 4 * 1024 * 1024
 """A client that has left so much unread is not told what it did not ask for."""
 
 _LEAVING: Final = frozenset({"session.detach", "session.destroy"})
 _TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A request of the client's that is not answered yet: what it was, and who is to answer it."""
-
-    request: Request
-    lane: str = ""
-    step: asyncio.Task[None] | None = None
-    relay: Relay | None = None
-    session: OpenSession | None = None
-    attached_before: bool = False
-    task: asyncio.Task[None] | None = None
-    answer: asyncio.Future[Response] | None = None
 
 
 class Client:
@@ -84,6 +68,7 @@ class Client:
     Attributes:
         tenant: whose sessions it sees.
         identity: what its credential says.
+        metrics: where what it does is counted.
     """
 
     def __init__(
@@ -97,17 +82,13 @@ class Client:
         """Serve the client at the other end of *stream*, which greeted with *hello*."""
         self.tenant = tenant
         self.identity = identity
+        self.metrics = gateway.metrics
         self._gateway = gateway
         self._stream = stream
-        self._hello = hello
-        self._relays: dict[Runtime, Relay] = {}
-        self._connecting: WeakKeyDictionary[Runtime, asyncio.Lock] = WeakKeyDictionary()
-        self._pending: dict[Id, _Pending] = {}
-        self._asked: dict[Id, tuple[Relay, Id]] = {}
-        self._renamed: dict[Id, Id] = {}
+        self._relays = Relays(self, hello)
+        self._pending = PendingRequests(self._post)
         self._opened: dict[str, Mapping[str, Json]] = {}
-        self._lanes: dict[str, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(PENDING_MAX)
+        self._lanes = Lanes()
         self._usage = tenant.usage
         limits = identity.limits
         stream.limit(frame_bytes_max=limits.frame_bytes_max, gate=tenant.gate)
@@ -116,11 +97,13 @@ class Client:
         """Whether its credential allows it the session of this id."""
         return self.identity.allows(session_id)
 
-    async def run(self) -> None:
-        """Serve it until it goes."""
+    async def run(self, first: Request | None) -> None:
+        """Serve it until it goes; *first* is what it has asked already."""
         idle = IdleTimer(self._gateway.options.idle_s, self._rest)
         try:
             idle.touch()
+            if first is not None:
+                await self.take(first)
             async for body in self._stream.bodies():
                 idle.touch()
                 step = await self._read(body)
@@ -150,11 +133,12 @@ class Client:
         """Send it a message that it did not ask for, unless it is far behind."""
         if not self._stream.closed and self._stream.behind_bytes < BEHIND_BYTES_MAX:
             self._stream.post(body)
+        else:
+            self.metrics.unheard.inc()
 
     def hears(self, runtime: Runtime) -> bool:
         """Whether it has a connection of its own to *runtime*, on which it is told what the runtime tells everybody."""
-        relay = self._relays.get(runtime)
-        return relay is not None and relay.open
+        return self._relays.are_open_to(runtime)
 
     def drop(self) -> None:
         """Close the connection."""
@@ -164,40 +148,24 @@ class Client:
 
     async def answered(self, relay: Relay, response: Response, body: bytes) -> None:
         """Pass on a runtime's answer."""
-        number = self._renamed.pop(response.id, response.id)
-        if number != response.id:
-            response = Response(number, response.body)
-            body = encode(response)
-        pending = self._pending.get(number)
+        pending = self._pending.answered_by(response.id)
         if pending is None or pending.relay is not relay:
             return  # Answered meanwhile by the gateway itself.
-        if pending.answer is not None:
-            pending.answer.set_result(response)
-            return
+        if pending.number != pending.request.id:
+            body = encode(Response(pending.request.id, response.body))
         self._settle(pending, response)
-        self._done(response.id)
-        await self.send(body)
-
-    async def ask(self, relay: Relay, request: Request, body: bytes) -> None:
-        """Pass on a runtime's request. Its id stays, unless another runtime waits for an answer under the same one."""
-        number = request.id
-        if number in self._asked:
-            number = 1 + max((each for each in self._asked if isinstance(each, int)), default=0)
-            body = encode(Request(request.method, request.params, number))
-        self._asked[number] = (relay, request.id)
-        await self.send(body)
+        if self._pending.settle(pending):
+            if pending.answer is None:
+                await self.send(body)
+            elif not pending.answer.done():
+                pending.answer.set_result(response)
 
     def relay_ended(self, relay: Relay) -> None:
-        """Forget a connection that is lost, and answer what waited for it."""
-        if self._relays.get(relay.runtime) is relay:
-            del self._relays[relay.runtime]
-        for number, (asker, _) in list(self._asked.items()):
-            if asker is relay:
-                del self._asked[number]
+        """Answer what waited for a connection that is lost."""
         problem = RpcError(FAILED, "the runtime ended before it answered")
-        for number, pending in list(self._pending.items()):
+        for pending in self._pending:
             if pending.relay is relay:
-                self._fail(number, problem)
+                self._pending.fail(pending, problem)
         for session in list(self.tenant.sessions.values()):
             if session.runtime is relay.runtime and self in session.attached:
                 self._gateway.sessions.cut(session, self)
@@ -206,9 +174,9 @@ class Client:
         """Answer what waits for *session*, which is not open any more."""
         if for_good:
             self._opened.pop(session.id, None)
-        for number, pending in list(self._pending.items()):
+        for pending in self._pending:
             if pending.session is session:
-                self._fail(number, problem)
+                self._pending.fail(pending, problem)
 
     # What comes from the client.
 
@@ -220,13 +188,14 @@ class Client:
             await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
             return None
         if isinstance(message, Response):
-            await self._pass_answer(message)
+            if not await self._relays.answer(message):
+                self._count()
             return None
         return await self.take(message)
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:
         """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
-        self._gateway.metrics.requests.labels(tenant=self.tenant.name).inc()
+        self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
             self._cancel(message)
@@ -234,17 +203,22 @@ class Client:
         if message.is_notification:
             self._count()
             return self._in_lane(message.session_id or "", None, lambda: self._note(message))
-        if message.id in self._pending:
+        if self._pending.get(message.id) is not None:
+            self._count()
             problem = RpcError(INVALID_REQUEST, f"request id {message.id!r} is waiting for its answer already")
             await self.send(messages.error(None, problem))
             return None
-        await self._room.acquire()
-        pending = self._pending[message.id] = _Pending(message)
+        try:
+            pending = self._pending.add(message)
+        except RpcError as problem:
+            self._count()
+            await self.send(messages.error(message.id, problem))
+            return None
         try:
             self._usage.request()
             self._route(pending)
         except (RpcError, LimitExceeded) as problem:
-            self._fail(message.id, RpcError(problem.code, str(problem)))
+            self._pending.fail(pending, RpcError(problem.code, str(problem)))
         # The client is behind with its answers: it is not asked for more before it has taken them.
         await self._stream.drain()
         return pending.step
@@ -256,7 +230,7 @@ class Client:
         except LimitExceeded as problem:
             raise FrameError(str(problem)) from None
 
-    def _route(self, pending: _Pending) -> None:
+    def _route(self, pending: Pending) -> None:
         """Begin to do what *pending* asks. Raises RpcError."""
         request = pending.request
         treated = treatment(request.method, request.params)
@@ -264,9 +238,9 @@ class Client:
             treated = Treatment.SESSION if request.session_id is not None else Treatment.PROCESS
         match treated:
             case Treatment.OWN:
-                self._reply(pending, self._own(request))
+                self._pending.reply(pending, self._own(request))
             case Treatment.ANSWER:
-                pending.task = asyncio.create_task(self._look_up(pending))
+                pending.lookup = asyncio.create_task(self._look_up(pending))
             case Treatment.SESSION if request.method == "sessions.open":
                 pending.step = self._in_lane("", pending, lambda: self._resolve(pending))
             case Treatment.SESSION:
@@ -291,36 +265,32 @@ class Client:
             case _:
                 raise unhandled(request.method)
 
-    async def _look_up(self, pending: _Pending) -> None:
+    async def _look_up(self, pending: Pending) -> None:
         request = pending.request
         try:
             answer = await self._gateway.catalogue(self).answer(request.method, request.params)
-        except asyncio.CancelledError:
-            self._fail(request.id, RpcError(REQUEST_CANCELLED, "Request cancelled"))
-            raise
         except RpcError as problem:
-            self._fail(request.id, problem)
+            self._pending.fail(pending, problem)
         except Exception as problem:
             _logger.exception("answering %s", request.method, extra=self._extra)
-            self._fail(request.id, RpcError(FAILED, f"Request {request.method} failed: {problem}"))
+            self._pending.fail(pending, RpcError(FAILED, f"Request {request.method} failed: {problem}"))
         else:
-            self._reply(pending, answer)
+            self._pending.reply(pending, answer)
 
-    async def _resolve(self, pending: _Pending) -> None:
+    async def _resolve(self, pending: Pending) -> None:
         """Find out which session ``sessions.open`` means, and go on with that."""
         request = pending.request
         params = await self._gateway.catalogue(self).resolved_open(request.params)
         if params is None:
-            self._reply(pending, {"status": "not_found"})
+            self._pending.reply(pending, {"status": "not_found"})
         else:
             pending.request = Request(request.method, params, request.id)
             self._to_session(pending)
 
-    def _to_session(self, pending: _Pending) -> None:
-        pending.request = request = _with_id(pending.request)
-        named = session_of(request.method, request.params)
-        if named is None:
-            raise failed(request.method, "Missing sessionId parameter")
+    def _to_session(self, pending: Pending) -> None:
+        params = with_session_id(pending.request.method, pending.request.params, new_id=lambda: str(uuid4()))
+        pending.request = request = Request(pending.request.method, params, pending.request.id)
+        named = required_session(request.method, request.params)
         for each in (named, *other_sessions(request.method, request.params)):
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")
@@ -330,7 +300,7 @@ class Client:
         pending.lane = named
         pending.step = self._in_lane(named, pending, lambda: self._pass_on(pending, named))
 
-    async def _pass_on(self, pending: _Pending, session_id: str) -> None:
+    async def _pass_on(self, pending: Pending, session_id: str) -> None:
         """Pass *pending* on to the session's home, opening the session first where that is due."""
         request = pending.request
         session = self.tenant.sessions.get(session_id)
@@ -342,7 +312,7 @@ class Client:
         if session is None:
             if session_id in self.tenant.moved:
                 raise RpcError(FAILED, self.tenant.moved[session_id])
-            self._reply(pending, not_open(request.method, session_id))
+            self._pending.reply(pending, not_open(request.method, session_id))
             return
         for other in other_sessions(request.method, request.params):
             if (found := self.tenant.sessions.get(other)) is None or found.runtime is not session.runtime:
@@ -369,22 +339,20 @@ class Client:
     async def _reopen(self, session_id: str) -> OpenSession:
         """Resume, on this client's behalf, a session whose runtime ended, as it was resumed or created before."""
         session = await self._opening(session_id)
-        number = f"gateway-{uuid4()}"
-        pending = _Pending(Request("session.resume", self._opened[session_id], number), session=session)
-        pending.answer = asyncio.get_running_loop().create_future()
-        self._pending[number] = pending
+        resuming = Request("session.resume", self._opened[session_id], f"gateway-{uuid4()}")
+        pending, answer = self._pending.add_own(resuming)
+        pending.session = session
         try:
             await self._forward(pending, session.runtime)
-            response = await pending.answer
+            response = await answer
         finally:
-            del self._pending[number]
-        self._settle(pending, response)
+            self._pending.settle(pending)
         if "error" in response.body:
             problem = cast("Mapping[str, Json]", response.body["error"])
             raise RpcError(FAILED, f"session {session_id} could not be resumed: {problem.get('message')}")
         return session
 
-    def _settle(self, pending: _Pending, response: Response) -> None:
+    def _settle(self, pending: Pending, response: Response) -> None:
         """Note what a runtime's answer means for who is attached to which session."""
         session, method = pending.session, pending.request.method
         if session is None:
@@ -405,125 +373,73 @@ class Client:
             self._gateway.sessions.detach(session, self)
         elif method in _TURNS and failed:
             session.busy = False
+        elif method in _TURNS:
+            self.metrics.turns.inc()
 
-    async def _to_any(self, pending: _Pending) -> None:
-        runtime = next((runtime for runtime, relay in self._relays.items() if relay.open), None)
-        await self._forward(pending, runtime or await self._gateway.any_runtime(self.tenant))
+    async def _to_any(self, pending: Pending) -> None:
+        await self._forward(pending, self._relays.any or await self._gateway.any_runtime(self.tenant))
 
-    async def _forward(self, pending: _Pending, runtime: Runtime) -> None:
-        if self._pending.get(pending.request.id) is not pending:
+    async def _forward(self, pending: Pending, runtime: Runtime) -> None:
+        if pending not in self._pending:
             return  # Cancelled or answered meanwhile.
         request = pending.request
-        body = encode(request)
+        body = encode(Request(request.method, request.params, pending.number))
         if not messages.is_read_by_runtimes(body, request.params):
             raise RpcError(PARSE_ERROR, "half of a character, or nested too deep: no runtime reads it")
-        relay = await self._relay(runtime)
-        if not messages.is_id_of_runtimes(request.id):
-            renamed = f"gateway-{uuid4()}"
-            self._renamed[renamed] = request.id
-            body = encode(Request(request.method, request.params, renamed))
-        pending.relay = relay
+        pending.relay = relay = await self._relays.to(runtime)
         if request.method not in OPENING:
             # What it carries may be large, and is not needed while the answer is on its way.
             pending.request = Request(request.method, {}, request.id)
         await relay.send(body)
-
-    async def _relay(self, runtime: Runtime) -> Relay:
-        relay = self._relays.get(runtime)
-        if relay is None or not relay.open:
-            async with self._connecting.setdefault(runtime, asyncio.Lock()):
-                relay = self._relays.get(runtime)
-                if relay is None or not relay.open:
-                    try:
-                        stream, _ = await runtime.connect(self._hello)
-                    except OSError as problem:
-                        raise RpcError(FAILED, f"the runtime cannot be reached: {problem}") from None
-                    relay = self._relays[runtime] = Relay(self, runtime, stream)
-        return relay
+        self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _note(self, notification: Request) -> None:
         """Pass on a notification about a session that is open; nobody waits for anything if it is not."""
         session = self.tenant.sessions.get(notification.session_id or "")
         try:
             if session is not None and self.permits(session.id):
-                await (await self._relay(session.runtime)).send(encode(notification))
-        except (RpcError, OSError) as problem:
+                await (await self._relays.to(session.runtime)).send(encode(notification))
+        except (RpcError, Malformed, OSError) as problem:
             _logger.info("a notification could not be passed on: %s", problem, extra=self._extra)
 
-    async def _pass_answer(self, response: Response) -> None:
-        asked = self._asked.pop(response.id, None)
-        if asked is None:
-            return  # To nobody any more.
-        relay, number = asked
-        try:
-            await relay.send(encode(Response(number, response.body)))
-        except OSError:
-            return  # The relay's reader finds that out, too.
-
     def _cancel(self, notification: Request) -> None:
-        number = notification.params.get("id")
-        pending = self._pending.get(number) if isinstance(number, (str, int, float)) else None
+        pending = self._pending.get(notification.params.get("id"))
         if pending is None:
             return
-        if pending.task is not None:
-            pending.task.cancel()
+        if pending.lookup is not None:
+            # Answered here: a task that is cancelled before it has begun runs not at all.
+            self._pending.fail(pending, RpcError(REQUEST_CANCELLED, "Request cancelled"))
+            pending.lookup.cancel()
             return
 
         async def pass_on() -> None:
             if pending.relay is not None:
-                there = next((each for each, here in self._renamed.items() if here == number), number)
-                await pending.relay.send(encode(replace(notification, params={**notification.params, "id": there})))
+                params = {**notification.params, "id": pending.number}
+                await pending.relay.send(encode(Request(notification.method, params, is_notification=True)))
 
         self._in_lane(pending.lane, None, pass_on)
 
     # Order, and the end.
 
-    def _in_lane(self, lane: str, pending: _Pending | None, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Take *step*, on behalf of *pending*, after everything else of *lane*."""
-        task = asyncio.create_task(self._step(self._lanes.get(lane), pending, step))
-        self._lanes[lane] = task
-        task.add_done_callback(lambda _: self._lanes.pop(lane) if self._lanes.get(lane) is task else None)
-        return task
+    def _in_lane(self, lane: str, pending: Pending | None, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why."""
 
-    async def _step(
-        self, before: asyncio.Task[None] | None, pending: _Pending | None, step: Callable[[], Awaitable[None]]
-    ) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        try:
-            await step()
-        except (RpcError, LimitExceeded) as problem:
+        async def guarded() -> None:
+            try:
+                await step()
+            except (RpcError, LimitExceeded, Malformed) as problem:
+                failure = RpcError(problem.code, str(problem))
+            except OSError:
+                failure = RpcError(FAILED, "the runtime ended before it answered")
+            except Exception as problem:
+                _logger.exception("passing on a message", extra=self._extra)
+                failure = RpcError(FAILED, f"the gateway failed: {problem!r}")
+            else:
+                return
             if pending is not None:
-                self._fail(pending.request.id, RpcError(problem.code, str(problem)))
-        except OSError:
-            if pending is not None:
-                self._fail(pending.request.id, RpcError(FAILED, "the runtime ended before it answered"))
-        except Exception as problem:
-            _logger.exception("passing on a message", extra=self._extra)
-            if pending is not None:
-                self._fail(pending.request.id, RpcError(FAILED, f"the gateway failed: {problem!r}"))
+                self._pending.fail(pending, failure)
 
-    def _reply(self, pending: _Pending, answer: Json) -> None:
-        if self._done(pending.request.id):
-            self._post(messages.result(pending.request.id, answer))
-
-    def _fail(self, number: Id, problem: RpcError) -> None:
-        """Answer the request *number*, if nobody has yet, with *problem*."""
-        pending = self._pending.get(number)
-        if pending is not None and pending.answer is not None:
-            if not pending.answer.done():
-                pending.answer.set_exception(problem)
-        elif self._done(number):
-            self._post(messages.error(number, problem))
-
-    def _done(self, number: Id) -> bool:
-        """Forget the request *number*; return whether it was waiting."""
-        if self._pending.pop(number, None) is None:
-            return False
-        if self._renamed:
-            self._renamed = {there: here for there, here in self._renamed.items() if here != number}
-        self._room.release()
-        return True
+        return self._lanes.enter(lane, guarded)
 
     def _post(self, body: bytes) -> None:
         """Send an answer of the gateway's own. It is bounded by what was asked: nobody waits for the client here."""
@@ -532,11 +448,11 @@ class Client:
 
     async def _leave(self) -> None:
         self._stream.close()
-        tasks = [*self._lanes.values(), *(each.task for each in self._pending.values() if each.task is not None)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(relay.aclose() for relay in list(self._relays.values())))
+        lookups = [pending.lookup for pending in self._pending if pending.lookup is not None]
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(self._lanes.aclose(), *lookups, return_exceptions=True)
+        await self._relays.aclose()
         for session in list(self.tenant.sessions.values()):
             if self in session.attached:
                 self._gateway.sessions.detach(session, self)
@@ -544,16 +460,3 @@ class Client:
     @property
     def _extra(self) -> dict[str, str]:
         return {"tenant": self.tenant.name, "subject": self.identity.subject}
-
-
-def _with_id(request: Request) -> Request:
-    """Return *request* with a session id of the gateway's own, where it creates a session and leaves that open."""
-    params = request.params
-    if request.method == "session.create" and params.get("sessionId") is None:
-        return Request(request.method, {**params, "sessionId": str(uuid4())}, request.id)
-    if request.method == "sessions.open" and params.get("kind") == "create":
-        given = params.get("options")
-        options = cast("Mapping[str, Json]", given) if isinstance(given, Mapping) else {}
-        if options.get("sessionId") is None:
-            return Request(request.method, {**params, "options": {**options, "sessionId": str(uuid4())}}, request.id)
-    return request

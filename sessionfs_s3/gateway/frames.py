@@ -43,7 +43,13 @@ def framed(body: bytes) -> bytes:
 
 
 class FrameStream:
-    """Frames over one connection. One task reads; any task may write, and waits until the peer takes what it wrote."""
+    """Frames over one connection. One task reads; any task may write, and waits until the peer takes what it wrote.
+
+    Attributes:
+        received_bytes: the bodies read so far, together.
+        sent_bytes: the bodies sent so far, together.
+        stalled: whether the connection was given up because the peer took nothing.
+    """
 
     def __init__(
         self,
@@ -75,6 +81,9 @@ class FrameStream:
         self._stall_s_max = stall_s_max
         self._gate = gate
         self._closed = False
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.stalled = False
         self._quick: socket.socket | None = writer.get_extra_info("socket") if quick and _QUICKACK else None
         self._acknowledge()
         transport = writer.transport
@@ -129,6 +138,7 @@ class FrameStream:
         """Send *body* as a frame without waiting. Raises ConnectionResetError when the connection is closed."""
         if self.closed:
             raise ConnectionResetError("the connection is closed")
+        self.sent_bytes += len(body)
         if len(body) < _BUFFER_BYTES:
             self._writer.write(framed(body))
         else:
@@ -146,12 +156,16 @@ class FrameStream:
             except TimeoutError:
                 now = transport.get_write_buffer_size()
                 if now >= left:
+                    self.stalled = True
                     self.abort()
                     raise ConnectionAbortedError(f"the peer took nothing for {self._stall_s_max:g} s") from None
                 left = now
 
     def close(self) -> None:
-        """Close the connection once what was written has been sent."""
+        """Close the connection once what was written has been sent, or the peer has had the time to take it."""
+        if not self._closed and self.behind_bytes and self._stall_s_max is not None:
+            # A peer that takes nothing would keep the connection, and what is buffered for it, for ever.
+            asyncio.get_running_loop().call_later(self._stall_s_max, self._writer.transport.abort)
         self._closed = True
         self._writer.close()
 
@@ -176,6 +190,7 @@ class FrameStream:
         self._acknowledge()
         async with self._in_time():
             body = await self._reader.readexactly(length)
+        self.received_bytes += length
         self._acknowledge()
         return body
 
@@ -205,7 +220,9 @@ def _length(header: bytes, frame_bytes_max: int) -> int:
         if found := _LENGTH.fullmatch(line):
             lengths.append(int(found[1]))
         elif not _TYPE.fullmatch(line):
-            raise FrameError(f"header line {line[:40]!r}: only Content-Length: N and Content-Type: … may stand there")
+            # Not quoted, for the log: what stands there may be a message whose length was announced wrongly.
+            told = f"a header line of {len(line)} bytes"
+            raise FrameError(f"{told}: only Content-Length: N and Content-Type: … may stand there")
     if len(lengths) != 1:
         raise FrameError(f"{len(lengths)} Content-Length fields in one header, one is needed")
     if lengths[0] > frame_bytes_max:

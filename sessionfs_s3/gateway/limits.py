@@ -92,11 +92,19 @@ class TenantUsage:
         limits: what is in force; may be replaced at any time, and holds for what comes next.
     """
 
-    def __init__(self, tenant: str, limits: TenantLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing in use; *clock* tells seconds and does not go back."""
+    def __init__(
+        self,
+        tenant: str,
+        limits: TenantLimits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        refused: Callable[[LimitExceeded], None] | None = None,
+    ) -> None:
+        """Start with nothing in use; *clock* tells seconds and does not go back, *refused* hears what is refused."""
         self.tenant = tenant
         self.limits = limits
         self._clock = clock
+        self._refused = refused
         self._connections = 0
         self._sessions: set[str] = set()
         self._bytes = 0
@@ -237,22 +245,28 @@ class TenantUsage:
             raise self._exceeded("frame_bytes_max", f"a message of {size_bytes} bytes")
 
     def _exceeded(self, setting: str, what: str, *, retry_s: float | None = None) -> LimitExceeded:
-        return LimitExceeded(self.tenant, setting, getattr(self.limits, setting), what, retry_s=retry_s)
+        problem = LimitExceeded(self.tenant, setting, getattr(self.limits, setting), what, retry_s=retry_s)
+        if self._refused is not None:
+            self._refused(problem)
+        return problem
 
 
 class Usages:
     """The usage of every tenant seen by this process: one :class:`TenantUsage` each."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with none; *clock* is handed to each usage."""
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, refused: Callable[[LimitExceeded], None] | None = None
+    ) -> None:
+        """Start with none; *clock* and *refused* are handed to each usage."""
         self._clock = clock
+        self._refused = refused
         self._usages: dict[str, TenantUsage] = {}
 
     def of(self, tenant: str, limits: TenantLimits) -> TenantUsage:
         """Return the usage of *tenant*, now held against *limits*: the newest hold for all of its connections."""
         usage = self._usages.get(tenant)
         if usage is None:
-            usage = self._usages[tenant] = TenantUsage(tenant, limits, clock=self._clock)
+            usage = self._usages[tenant] = TenantUsage(tenant, limits, clock=self._clock, refused=self._refused)
         usage.limits = limits
         return usage
 

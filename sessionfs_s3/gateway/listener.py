@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import socket
 import time
@@ -15,6 +17,7 @@ from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
+from sessionfs_s3.gateway.logs import know
 from sessionfs_s3.gateway.messages import Malformed, Request, parse
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Listener:
         self._options = gateway.options
         self._authenticator = authenticator
         self._strangers = 0
+        self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._served: set[asyncio.Task[None]] = set()
 
@@ -83,13 +87,16 @@ class Listener:
         if self._strangers >= self._options.handshakes_max:
             writer.transport.abort()
             return
+        # Counted at once: the tasks of connections that come together begin only after all of them are accepted.
+        self._strangers += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._served.add(task)
         task.add_done_callback(self._served.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         options = self._options
-        _keep_alive(writer.get_extra_info("socket"))
+        with contextlib.suppress(OSError):  # the connection is lost already, which whoever reads finds out
+            _keep_alive(writer.get_extra_info("socket"))
         stream = FrameStream(
             reader,
             writer,
@@ -98,29 +105,38 @@ class Listener:
             stall_s_max=options.stall_s,
             quick=True,
         )
+        metrics = self._gateway.metrics
+        metrics.accepted(stream)
+        know(client=str(next(self._numbers)))
+        _logger.debug("a connection is accepted")
         client: Client | None = None
         try:
-            self._strangers += 1
             try:
                 async with asyncio.timeout(options.handshake_s):
-                    client = await self._greet(stream, _host(writer))
+                    client, first = await self._greet(stream, _host(writer))
             finally:
                 self._strangers -= 1
-            if client is not None:
-                await client.run()
-        except TimeoutError:
+            if client is None:
+                _logger.debug("a connection ends: it did not say who it is")
+            else:
+                await client.run(first)
+        except TimeoutError as problem:
+            metrics.handshake(problem)
             _logger.info("a connection is dropped: it did not say in time who it is")
         except (FrameError, OSError) as problem:
+            metrics.handshake(problem)
             _logger.info("a connection is dropped: %s", problem)
         except Exception:
             _logger.exception("serving a connection")
         finally:
             if client is not None:
                 self._gateway.leave(client)
+                _logger.info("a client has left")
+            metrics.closed(stream)
             stream.abort() if client is None else stream.close()
 
-    async def _greet(self, stream: FrameStream, peer: str) -> Client | None:
-        """Return the client once it has said who it is; None when it has not.
+    async def _greet(self, stream: FrameStream, peer: str) -> tuple[Client | None, Request | None]:
+        """Return the client once it has said who it is, and what it asked instead of that; None when it has not.
 
         Raises:
             FrameError, OSError: the connection cannot be used.
@@ -128,7 +144,7 @@ class Listener:
         for _ in range(GREETINGS_MAX):
             body = await stream.read()
             if body is None:
-                return None
+                break
             try:
                 message = parse(body)
             except Malformed as problem:
@@ -137,20 +153,23 @@ class Listener:
             if not isinstance(message, Request):
                 continue
             try:
-                return await self._let_in(stream, message, peer)
-            except (RpcError, NotAuthenticated, LimitExceeded) as problem:
+                client = await self._let_in(stream, message, peer)
+                return client, None if message.method == "connect" else message
+            except (RpcError, NotAuthenticated, LimitExceeded, Malformed) as problem:
+                self._gateway.metrics.handshake(problem)
                 if not message.is_notification:
                     told = RpcError(problem.code, str(problem))
                     await stream.write(messages.error(message.id, told))
-        return None
+        return None, None
 
     async def _let_in(self, stream: FrameStream, message: Request, peer: str) -> Client:
-        """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError."""
+        """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError, Malformed."""
         greets = message.method == "connect"
         if not greets and not self._authenticator.open_to_all:
             raise AuthenticationRequired
         token = message.params.get("token") if greets else None
         identity = await self._authenticator.authenticate(token, peer=peer)
+        know(tenant=identity.tenant, subject=identity.subject)
         hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
         answer = await self._gateway.hello(hello, identity.tenant)
         gateway = self._gateway
@@ -158,12 +177,12 @@ class Listener:
         try:
             if greets:
                 await client.send(messages.result(message.id, answer))
-            else:
-                await client.take(message)
         except BaseException:
             gateway.leave(client)
             raise
         self._close_when_expired(client, identity)
+        gateway.metrics.handshake(None)
+        _logger.info("a client is let in")
         return client
 
     def _close_when_expired(self, client: Client, identity: Identity) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
+from sessionfs_s3.catalog import SessionInfo
 from sessionfs_s3.gateway.arguments import NAME_CHARS_MAX
 
 _CONTEXT_FIELDS: Final = ("cwd", "gitRoot", "repository", "hostType", "branch")
@@ -18,55 +19,6 @@ _HOST_TYPES: Final = frozenset({"github", "ado"})
 
 _PREFIX: Final = re.compile(r"[0-9a-f-]{7,35}", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
-
-
-class SessionInfo(Protocol):
-    """What the catalogue knows of one session; times in milliseconds since 1970."""
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-        ...
-
-    @property
-    def created_ms(self) -> int:
-        """When it was created."""
-        ...
-
-    @property
-    def modified_ms(self) -> int:
-        """When it was last changed."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """How much is stored of it."""
-        ...
-
-    @property
-    def summary(self) -> str | None:
-        """What it is about, once the runtime has said so."""
-        ...
-
-    @property
-    def name(self) -> str | None:
-        """Its name, whoever chose it."""
-        ...
-
-    @property
-    def client_name(self) -> str | None:
-        """The client that created or last resumed it."""
-        ...
-
-    @property
-    def context(self) -> Mapping[str, object] | None:
-        """Where it works: directory, git root, repository, branch."""
-        ...
-
-    @property
-    def detached(self) -> bool:
-        """Whether it is a maintenance session, which lists leave out."""
-        ...
 
 
 def newest_first(infos: Iterable[SessionInfo]) -> list[SessionInfo]:

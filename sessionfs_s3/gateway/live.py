@@ -22,6 +22,10 @@ class LiveView:
         """Return the ids of the sessions that are open on this gateway."""
         return [session_id for session_id in self._tenant.sessions if self._permits(session_id)]
 
+    def epoch(self, session_id: str) -> int:
+        """Return the epoch in which this gateway wrote last to a session that was open here; 0 where none is known."""
+        return self._tenant.epochs.get(session_id, 0)
+
     async def close(self, session_id: str) -> None:
         """Make the runtime drop a session, store everything, and let no client resume it unasked."""
         session = self._tenant.sessions.get(session_id)

@@ -7,6 +7,7 @@ that stands there twice, say) must not name one session to the gateway and anoth
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn, cast
@@ -96,7 +97,7 @@ def parse(text: bytes) -> Request | Response:
 
 
 def encode(message: Request | Response) -> bytes:
-    """Return *message* as JSON."""
+    """Return *message* as JSON. Raises Malformed as :func:`dumps`."""
     if isinstance(message, Response):
         return dumps({**message.body, "id": message.id})
     if message.is_notification:
@@ -118,12 +119,15 @@ def error(request_id: Id, problem: RpcError) -> bytes:
 
 
 def dumps(value: Json) -> bytes:
-    """Return *value* as JSON in ASCII or UTF-8."""
+    """Return *value* as JSON in ASCII or UTF-8. Raises Malformed when it is nested deeper than can be written."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        # A lone surrogate or an integer of over 64 bits, which orjson refuses and JSON allows.
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        # A lone surrogate, an integer of over 64 bits or 255 levels, which orjson refuses and JSON allows.
+        try:
+            return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        except RecursionError:
+            raise Malformed(INVALID_REQUEST, "nested too deep to be passed on") from None
 
 
 def is_id_of_runtimes(number: Id) -> bool:
@@ -165,13 +169,20 @@ def _loads(text: bytes) -> Json:
     except ValueError as first:
         # Half of a character, cut off by a program that counts in UTF-16, is refused by orjson and allowed by JSON.
         try:
-            return json.loads(text, parse_constant=_refused)
+            return json.loads(text.decode(), parse_constant=_refused, parse_float=_finite)
         except (ValueError, RecursionError):
             raise Malformed(PARSE_ERROR, f"not JSON: {str(first)[:200]}") from None
 
 
 def _refused(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is infinity when read as a double")
+    return number
 
 
 def _is_id(value: Json) -> bool:

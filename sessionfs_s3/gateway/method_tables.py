@@ -72,7 +72,6 @@ SESSION: Final[Families] = {
     "previewRewind rewind summarizeForHandoff truncate",
     "session.instructions": "getSources reload",
     "session.limitPrediction": "predict",
-    "session.lsp": "initialize",
     "session.managedSettings": "get",
     "session.mcp": "cancelSamplingExecution configureGitHub disable enable executeSampling isServerRunning list "
     "listConfigured listTools moveLoadingToBackground registerExternalClient reload reloadWithConfig removeGitHub "
@@ -209,6 +208,7 @@ PROCESS: Final[Mapping[str, Families]] = {
         "sandbox.proxyCa": "checkInstallationSupport checkRelevance create getStatus remove rotate trust",
         "sandbox.proxySecret": "delete get getLocation save",
         "session.debug": "collectLogs",
+        "session.lsp": "initialize",
         "session.sandbox": "getCredentialSuggestions",
         "session.shell": "cancelUserRequested exec executeUserRequested kill",
         "sessions": "createWorkspace loadWorkspace updateWorkspaceFields",

@@ -2,19 +2,20 @@
 
 The tables stand in :mod:`sessionfs_s3.gateway.method_tables`. Two rules follow from them. A session is only ever
 reached by :func:`session_of`, after the gateway has looked up that it is the tenant's; and a request that names further
-sessions (:func:`other_sessions`) passes only if those are the tenant's too. On a runtime that tenants share,
-:func:`shared_params` takes out what would let one session's contents into another's reach.
+sessions (:func:`other_sessions`) passes only if those are the tenant's too. What one session of
+a shared runtime may ask for at all stands in :mod:`sessionfs_s3.gateway.sharing`.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
 from sessionfs_s3.gateway.errors import RpcError, failed
 from sessionfs_s3.gateway.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
+from sessionfs_s3.gateway.sharing import beyond
 
 
 class Treatment(enum.Enum):
@@ -52,25 +53,6 @@ _LEGACY: Final = frozenset(
 )
 """Methods older than the schema, which say in other words that a session is missing."""
 
-_OPTIONS: Final = frozenset({"session.create", "session.options.update", "session.resume"})
-_HOST_OPTIONS: Final = ("cloud", "configDir", "eventsLogDirectory", "trajectoryFile", "extensionSdkPath")
-"""Options of a session that name a file or directory of the runtime's host, or a session that is not kept there."""
-
-_LOCAL_KINDS: Final = ("attach", "create", "resume", "resumeLast")
-"""The kinds of ``sessions.open`` that open one of the tenant's own sessions; the others bring in a foreign one."""
-
-_PERSISTED_DECISIONS: Final = ("approve-for-location", "approve-permanently")
-"""Answers to a permission request that the runtime keeps in its home, for every session to come."""
-
-_UNSHARED_OPTIONS: Final[Mapping[str, object]] = {
-    "enableGitHubTelemetryForwarding": False,
-    "enableSessionStore": False,
-    "embeddingCacheStorage": "in-memory",
-    "mcpOAuthTokenStorage": "in-memory",
-}
-"""Where sessions of one runtime would meet. The session store is on by default: ``session-store.db`` in the runtime's
-home holds every prompt, of sessions with a provider too, and the agent has a tool to search it."""
-
 _OTHERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "session.create": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
     "session.mode.set": (("inheritPlanBaseFromSessionId",),),
@@ -87,14 +69,14 @@ def treatment(method: str, params: object) -> Treatment:
     A request whose parameters reach beyond its session is :attr:`Treatment.PROCESS`, whatever its method is otherwise.
     """
     usual = TREATMENTS.get(method, Treatment.UNKNOWN)
-    if usual is Treatment.SESSION and _beyond(method, params) is not None:
+    if usual is Treatment.SESSION and beyond(method, params) is not None:
         return Treatment.PROCESS
     return usual
 
 
 def refusal(method: str, params: object) -> RpcError:
     """Return the error for a :attr:`Treatment.PROCESS` request where several tenants share a runtime."""
-    reason = _beyond(method, params) or _REASONS.get(method) or "it is in no schema that the gateway was written for"
+    reason = beyond(method, params) or _REASONS.get(method) or "it is in no schema that the gateway was written for"
     return failed(
         method,
         f"not available through a gateway whose tenants share runtimes: {reason}. "
@@ -102,12 +84,22 @@ def refusal(method: str, params: object) -> RpcError:
     )
 
 
-def session_of(method: str, params: object) -> str | None:
-    """Return the session that a :attr:`Treatment.SESSION` request is about, None where it names none.
+def with_session_id(method: str, params: Mapping[str, object], *, new_id: Callable[[], str]) -> Mapping[str, object]:
+    """Return *params* with an id from *new_id* where they create a session and leave its id to the runtime.
 
-    ``session.create`` without an id, and ``sessions.open`` of a new session without one, get theirs from the gateway
-    before they are passed on: it has to know whose the session is before the runtime asks for its first file.
+    The gateway has to know whose a session is before the runtime asks for its first file.
     """
+    if method == "session.create" and params.get("sessionId") is None:
+        return {**params, "sessionId": new_id()}
+    if method == "sessions.open" and params.get("kind") == "create":
+        options = _object(params.get("options"))
+        if options.get("sessionId") is None:
+            return {**params, "options": {**options, "sessionId": new_id()}}
+    return params
+
+
+def session_of(method: str, params: object) -> str | None:
+    """Return the session that a :attr:`Treatment.SESSION` request is about, None where it names none."""
     given = _object(params)
     if method == "sessions.open" and given.get("kind") == "create":
         given = _object(given.get("options"))
@@ -151,45 +143,6 @@ def other_sessions(method: str, params: object) -> list[str]:
             raise failed(method, f"parameter '{'.'.join(path)}' has to be a string")
         found.append(value)
     return found
-
-
-def shared_params(method: str, params: object) -> object:
-    """Return *params* for a runtime that tenants share: without the stores in which its sessions would meet."""
-    if method in _OPTIONS:
-        if method == "session.options.update" and "enableSessionStore" not in _object(params):
-            return params
-        wanted = _UNSHARED_OPTIONS if method in OPENING else {"enableSessionStore": False}
-        return {**_object(params), **wanted}
-    if method == "sessions.open":
-        return {**_object(params), "options": {**_object(_object(params).get("options")), **_UNSHARED_OPTIONS}}
-    if method == "connect":
-        return {**_object(params), "enableGitHubTelemetryForwarding": False}
-    return params
-
-
-def _beyond(method: str, params: object) -> str | None:
-    """Return why a request about one session reaches beyond it, None when it does not."""
-    return next(_reaches(method, _object(params)), None)
-
-
-def _reaches(method: str, given: Mapping[str, object]) -> Iterator[str]:
-    if method == "sessions.open":
-        if given.get("kind") not in _LOCAL_KINDS:
-            yield "it brings in a session that is not kept in the store"
-        given = _object(given.get("options"))
-    if method in _OPTIONS or method == "sessions.open":
-        for name in _HOST_OPTIONS:
-            if given.get(name) is not None:
-                yield f"its option {name!r} reaches the runtime's host, or a session that is not kept in the store"
-    decision = _object(given.get("result")).get("kind")
-    if method == "session.permissions.handlePendingPermissionRequest" and decision in _PERSISTED_DECISIONS:
-        yield "the decision would hold for every session of the runtime"
-    if method == "session.permissions.modifyRules" and given.get("scope") == "location":
-        yield "the rules would hold for every session of the runtime"
-    if method == "session.mode.set" and (given.get("pickerSettingsContext") or given.get("persistPlanSelection")):
-        yield "it would change settings that every session of the runtime shares"
-    if method == "session.model.switchTo" and given.get("pickerPersistence") is not None:
-        yield "it would change settings that every session of the runtime shares"
 
 
 def _object(value: object) -> Mapping[str, object]:

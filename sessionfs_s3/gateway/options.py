@@ -26,6 +26,7 @@ class GatewayOptions:
         idle_s: how long a client that has no session open may say nothing; None: for ever. Peers that are gone are
             found by TCP keepalive.
         tenant_idle_s: after how long without a connection a tenant's own runtimes are stopped.
+        http: host and port of health, readiness and metrics; port 0: any that is free; None: none of them.
         drain_s: how long turns that are running get to end when the gateway goes down.
     """
 
@@ -41,4 +42,5 @@ class GatewayOptions:
     stall_s: float = 30.0
     idle_s: float | None = None
     tenant_idle_s: float = 300.0
+    http: tuple[str, int] | None = None
     drain_s: float = 30.0

@@ -1,4 +1,4 @@
-"""What ``sessions.readPersistedEvents`` is asked: its parameters, checked as strictly as the runtime checks them. Pure."""
+"""What ``sessions.readPersistedEvents`` is asked: its parameters, checked as strictly as by the runtime. Pure."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Final
 
 from sessionfs_s3.gateway.errors import FAILED, RpcError
@@ -55,7 +56,9 @@ class Keeper:
         self.runtime: Runtime | None = None
         self.spare = False
         self.failure = ""
-        self._task = asyncio.create_task(self._keep())
+        self._served = False
+        # It outlives whoever made it necessary: nothing that is known of them belongs into its log lines.
+        self._task = asyncio.create_task(self._keep(), context=Context())
 
     async def aclose(self) -> None:
         """End the runtime, and bring up no other."""
@@ -70,6 +73,7 @@ class Keeper:
                 await self._serve_once()
             except RuntimeUnavailable as problem:
                 self.failure = str(problem)
+                self._host.tried("failed")
                 _logger.error("no runtime: %s", problem)  # noqa: TRY400  # the message says it all
             self._changed()
             if asyncio.get_running_loop().time() - began_s > STABLE_S:
@@ -84,9 +88,12 @@ class Keeper:
             try:
                 await runtime.hold(self._slot, self._host)
                 self.runtime, self.failure = runtime, ""
+                self._host.tried("again" if self._served else "first")
+                self._served = True
                 self._changed()
                 _logger.info("%s serves", runtime.name, extra={"runtime": runtime.name})
                 await runtime.ended()
+                self._host.lost(runtime)
                 _logger.warning("%s ended", runtime.name, extra={"runtime": runtime.name})
             finally:
                 self.runtime = None
@@ -146,6 +153,11 @@ class Pool:
     async def any(self, *, deadline_s: float = PLACE_DEADLINE_S) -> Runtime:
         """Return the least loaded runtime. Raises RpcError as :meth:`place`."""
         return await self.place("", deadline_s=deadline_s)
+
+    @property
+    def failing(self) -> bool:
+        """Whether none serves, and one could not be brought up."""
+        return not self.runtimes and any(keeper.failure for keeper in self._keepers)
 
     @property
     def failure(self) -> str:

@@ -7,14 +7,17 @@ answers its requests, and lets it go by leaving. A client that does not read sto
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
-from sessionfs_s3.gateway.messages import Json, Malformed, Request, Response, error, parse
+from sessionfs_s3.gateway.messages import Id, Json, Malformed, Request, Response, encode, error, parse
 from sessionfs_s3.gateway.runtimes import Runtime
+from sessionfs_s3.gateway.to_clients import Recipient, passage, session_named
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.client import Client
@@ -31,9 +34,10 @@ class Relay:
         runtime: the runtime.
     """
 
-    def __init__(self, client: Client, runtime: Runtime, stream: FrameStream) -> None:
+    def __init__(self, relays: Relays, client: Client, runtime: Runtime, stream: FrameStream) -> None:
         """Pass on what comes over *stream*, a greeted connection to *runtime*, until either side goes."""
         self.runtime = runtime
+        self._relays = relays
         self._client = client
         self._stream = stream
         self._reading = asyncio.create_task(self._read())
@@ -56,11 +60,13 @@ class Relay:
     async def _read(self) -> None:
         try:
             async for body in self._stream.bodies():
-                await self._take(body)
+                with self._client.metrics.to_client.time():
+                    await self._take(body)
         except (FrameError, Malformed, OSError) as problem:
             _logger.info("%s: a client's connection to it ended: %s", self.runtime.name, problem)
         finally:
             self._stream.abort()
+            self._relays.ended(self)
             self._client.relay_ended(self)
 
     async def _take(self, body: bytes) -> None:
@@ -72,15 +78,23 @@ class Relay:
                 self._watch(message)
                 await self._client.send(body)
         elif self._may_hear(message):
-            await self._client.ask(self, message, body)
+            await self._client.send(self._relays.asked(self, message, body))
         else:
             await self.send(error(message.id, RpcError(FAILED, "no client answers this request")))
 
     def _may_hear(self, message: Request) -> bool:
-        """Whether *message* concerns this client, and nobody else."""
-        named = audience(message)
+        """Whether *message* concerns this client, and nobody else.
+
+        The runtime sends it to this connection because the client is attached, or has registered for it; or because it
+        tells everybody.
+        """
+        dedicated = self.runtime.owner is not None
+        to = passage(message.method, own_runtime=dedicated)
+        if to.recipient is Recipient.NOBODY:
+            return False
+        named = session_named(message.method, message.params, own_runtime=dedicated)
         if named is None:
-            return self.runtime.owner is not None
+            return dedicated and to.recipient is Recipient.TENANT
         session = self.runtime.sessions.get(named)
         return session is not None and session.tenant is self._client.tenant and self._client.permits(named)
 
@@ -94,10 +108,73 @@ class Relay:
                 session.busy = False
 
 
-def audience(message: Request) -> str | None:
-    """Return the session that a message of a runtime's is about; None when it is about the runtime itself."""
-    scope = message.params.get("scope")
-    if message.session_id is None and isinstance(scope, Mapping):
-        named = cast("Mapping[str, Json]", scope).get("sessionId")
-        return named if isinstance(named, str) else None
-    return message.session_id
+class Relays:
+    """One client's connections to runtimes, and what runtimes have asked it over them."""
+
+    def __init__(self, client: Client, hello: Mapping[str, Json]) -> None:
+        """Connect on behalf of *client*, which greeted with *hello*."""
+        self._client = client
+        self._hello = hello
+        self._relays: dict[Runtime, Relay] = {}
+        self._connecting: WeakKeyDictionary[Runtime, asyncio.Lock] = WeakKeyDictionary()
+        self._asked: dict[Id, tuple[Relay, Id]] = {}
+
+    @property
+    def any(self) -> Runtime | None:
+        """A runtime to which there is a connection."""
+        return next((runtime for runtime, relay in self._relays.items() if relay.open), None)
+
+    def are_open_to(self, runtime: Runtime) -> bool:
+        """Whether there is a connection to *runtime*."""
+        relay = self._relays.get(runtime)
+        return relay is not None and relay.open
+
+    async def to(self, runtime: Runtime) -> Relay:
+        """Return the connection to *runtime*. Raises RpcError when it cannot be reached."""
+        async with self._connecting.setdefault(runtime, asyncio.Lock()):
+            relay = self._relays.get(runtime)
+            if relay is None or not relay.open:
+                try:
+                    stream, _ = await runtime.connect(self._hello)
+                except OSError as problem:
+                    raise RpcError(FAILED, f"the runtime cannot be reached: {problem}") from None
+                relay = self._relays[runtime] = Relay(self, self._client, runtime, stream)
+            return relay
+
+    def asked(self, relay: Relay, request: Request, body: bytes) -> bytes:
+        """Note that a runtime waits for the client's answer to *request*; return the request as the client gets it.
+
+        Its id stays, unless another runtime waits for an answer under the same one.
+        """
+        number = request.id
+        if number in self._asked:
+            number = 1 + max((each for each in self._asked if isinstance(each, int)), default=0)
+            body = encode(Request(request.method, request.params, number))
+        self._asked[number] = (relay, request.id)
+        return body
+
+    async def answer(self, response: Response) -> bool:
+        """Pass an answer of the client on to whoever asked; return whether anybody waited for it."""
+        asked = self._asked.pop(response.id, None)
+        if asked is None:
+            return False
+        relay, number = asked
+        try:
+            body = encode(Response(number, response.body))
+        except Malformed as problem:
+            body = error(number, RpcError(FAILED, f"the client's answer: {problem}"))
+        with contextlib.suppress(OSError):  # the relay's reader finds that out, too
+            await relay.send(body)
+        return True
+
+    def ended(self, relay: Relay) -> None:
+        """Forget a connection that is lost."""
+        if self._relays.get(relay.runtime) is relay:
+            del self._relays[relay.runtime]
+        for number, (asker, _) in list(self._asked.items()):
+            if asker is relay:
+                del self._asked[number]
+
+    async def aclose(self) -> None:
+        """Leave every runtime."""
+        await asyncio.gather(*(relay.aclose() for relay in list(self._relays.values())))

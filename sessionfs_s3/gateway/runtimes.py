@@ -95,6 +95,14 @@ class Host(Protocol):
         """Hear a notification of *runtime*."""
         ...
 
+    def tried(self, outcome: str) -> None:
+        """Hear how bringing a runtime up went: ``first``, ``again``, in place of one that ended, or ``failed``."""
+        ...
+
+    def lost(self, runtime: Runtime) -> None:
+        """Hear that *runtime* ended by itself."""
+        ...
+
     def ended(self, runtime: Runtime) -> None:
         """Hear that *runtime* cannot be used any more."""
         ...
@@ -171,8 +179,10 @@ class Runtime:
                         return stream, cast("Mapping[str, Json]", message.body.get("result"))
             raise ConnectionResetError("the runtime closed the connection")
         except (FrameError, Malformed, TimeoutError) as problem:
+            stream.abort()
             raise ConnectionAbortedError(f"the runtime did not answer: {problem}") from problem
-        except OSError:
+        except BaseException:
+            # Given up, for the client has gone; or the runtime is gone.
             stream.abort()
             raise
 

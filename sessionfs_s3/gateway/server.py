@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self
 from uuid import uuid4
 
 from sessionfs_s3.copilot import SessionFs
@@ -21,15 +21,16 @@ from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.limits import Usages
 from sessionfs_s3.gateway.listener import Listener
 from sessionfs_s3.gateway.live import LiveView
+from sessionfs_s3.gateway.logs import know
 from sessionfs_s3.gateway.messages import Json, Request, encode
 from sessionfs_s3.gateway.metrics import Metrics
+from sessionfs_s3.gateway.observe import ObserveServer, StoreHealth
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.pool import Pool
 from sessionfs_s3.gateway.provider import SessionFsMethods
 from sessionfs_s3.gateway.runtimes import Runtime, Source
 from sessionfs_s3.gateway.sessions import OpenSession, Sessions, Tenant
 from sessionfs_s3.gateway.tenants import Identity, is_loopback
-from sessionfs_s3.gateway.visible import Catalog
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Gateway:
         usages: what the tenants use up.
         metrics: what is counted.
         draining: whether it takes no more sessions.
+        http: where it tells its operator how it is; None: nowhere.
     """
 
     def __init__(
@@ -80,12 +82,17 @@ class Gateway:
             )
         self.options = options
         self.store = SessionFs.open(options.store, tenant=options.tenant, **settings)
-        self.sessions = Sessions(self._place)
+        self.metrics = Metrics()
+        self.sessions = Sessions(self._place, self.metrics)
         self.tenants: dict[str, Tenant] = {}
         self.clients: set[Client] = set()
-        self.usages = Usages()
-        self.metrics = Metrics()
+        self.usages = Usages(refused=self.metrics.limited)
         self.draining = False
+        self.http: ObserveServer | None = None if options.http is None else ObserveServer(self, *options.http)
+        self._store_health = StoreHealth()
+        self.store.requests.listeners.append(self._store_health.heard)
+        self.metrics.watch(self)
+        self._started = False
         self.listener = Listener(self, authenticator)
         self._authenticator = authenticator
         self._sources = sources
@@ -115,9 +122,23 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether it can take a session now."""
-        return not self.draining and (
-            self.options.isolation == "tenant" or any(pool.runtimes for pool in self._pools.values())
-        )
+        return not self.obstacles
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why a session that came now could not be taken; empty if nothing is known to be in its way."""
+        pools = self.pools
+        if self.options.isolation == "shared":
+            lacking = not any(pool.runtimes for pool in pools)
+        else:
+            # Runtimes are started for whoever comes, unless that has just turned out not to work for anybody.
+            lacking = bool(pools) and all(pool.failing for pool in pools)
+        told = {
+            "the gateway is starting: the store has not been probed yet": not self._started,
+            "the gateway is draining": self.draining,
+            "no runtime serves": lacking,
+        }
+        return [*(what for what, holds in told.items() if holds), *filter(None, [self._store_health.obstacle])]
 
     async def __aenter__(self) -> Self:
         """Look whether the store can carry sessions, bring runtimes up and listen.
@@ -127,6 +148,9 @@ class Gateway:
             OSError: the address cannot be listened on.
         """
         async with AsyncExitStack() as stack:
+            if self.http is not None:
+                # The first to come and the last to go: it has to tell of the way up and down as well.
+                await stack.enter_async_context(self.http)
             await stack.enter_async_context(self.store)
             await self.store.probe()
             stack.push_async_callback(self._close_pools)
@@ -137,6 +161,8 @@ class Gateway:
             keeping = asyncio.create_task(self._keep_house())
             stack.callback(keeping.cancel)
             self._stack = stack.pop_all()
+        self._started = True
+        _logger.info("the gateway listens on port %d", self.port)
         return self
 
     async def __aexit__(
@@ -153,6 +179,7 @@ class Gateway:
         Returns whether all of them ended.
         """
         self.draining = True
+        _logger.info("the gateway drains")
         self.listener.stop()
         until_s = asyncio.get_running_loop().time() + self.options.drain_s
         while any(session.busy for session in self._open_sessions()):
@@ -186,10 +213,11 @@ class Gateway:
     def catalogue(self, client: Client) -> CatalogueAnswers:
         """Return what answers the catalogue calls of *client*."""
         return CatalogueAnswers(
-            cast("Catalog", client.tenant.fs.catalog),
+            client.tenant.fs.catalog,
             LiveView(self.sessions, client.tenant, client.permits),
             new_id=lambda: str(uuid4()),
             now_ms=lambda: time.time_ns() // 1_000_000,
+            state_path=self.store.config["session_state_path"],
         )
 
     async def hello(self, greeting: Mapping[str, Json], tenant: str) -> Mapping[str, Json]:
@@ -229,6 +257,7 @@ class Gateway:
         session = runtime.sessions.get(request.session_id or "")
         if session is None:
             raise RpcError(FAILED, f"session {request.session_id!r} is not open on this gateway")
+        know(tenant=session.tenant.name, session=session.id, runtime=runtime.name)
         with session.answering():
             try:
                 return await self._methods[runtime].answer(request.method, request.params)
@@ -247,6 +276,14 @@ class Gateway:
     def began(self, runtime: Runtime) -> None:
         """Make ready to answer *runtime*."""
         self._methods[runtime] = SessionFsMethods(lambda session_id: runtime.sessions[session_id].handlers)
+
+    def tried(self, outcome: str) -> None:
+        """Count an attempt to bring a runtime up."""
+        self.metrics.runtime(outcome)
+
+    def lost(self, runtime: Runtime) -> None:  # noqa: ARG002  # all count alike
+        """Count a runtime that ended by itself."""
+        self.metrics.runtimes_lost.inc()
 
     def ended(self, runtime: Runtime) -> None:
         """Let go of what was open on *runtime*."""

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,7 @@ from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.limits import TenantUsage
 from sessionfs_s3.gateway.link import ANSWER_DEADLINE_S
 from sessionfs_s3.gateway.messages import Json, Request, encode
+from sessionfs_s3.gateway.metrics import Metrics
 from sessionfs_s3.gateway.provider import handlers_for
 from sessionfs_s3.gateway.runtimes import Runtime
 from sessionfs_s3.volume.gate import ByteGate
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 LINGER_S: Final = 3.0
 """How long a session stays open after its last client has left: a runtime whose client went without a word writes its
 last events 50 ms later, and a client that comes back finds it as it was."""
@@ -39,8 +42,8 @@ last events 50 ms later, and a client that comes back finds it as it was."""
 LARGE_FRAMES_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much the large frames of one tenant's clients may hold side by side: as much as the largest one."""
 
-MOVED_MAX: Final = 10_000
-"""Of how many sessions that were taken over it is remembered where they went."""
+REMEMBERED_MAX: Final = 10_000
+"""Of how many sessions of a tenant that are not open any more something is remembered."""
 
 
 class Attached(Protocol):
@@ -133,6 +136,7 @@ class Tenant:
         leaving: those that are being let go, by id.
         clients: its connections.
         moved: why sessions that were taken over are not open here any more.
+        epochs: in which epoch this gateway wrote last to sessions that were open here.
         gate: what the large frames of its clients share.
     """
 
@@ -143,6 +147,7 @@ class Tenant:
     leaving: dict[str, OpenSession] = field(default_factory=dict[str, OpenSession])
     clients: set[Attached] = field(default_factory=set[Attached])
     moved: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+    epochs: OrderedDict[str, int] = field(default_factory=OrderedDict[str, int])
     gate: ByteGate = field(default_factory=lambda: ByteGate(LARGE_FRAMES_BYTES_MAX))
 
     @property
@@ -160,9 +165,10 @@ class Tenant:
 class Sessions:
     """Every session that is open on this gateway."""
 
-    def __init__(self, place: Callable[[Tenant, str], Awaitable[Runtime]]) -> None:
-        """Open sessions where *place* says."""
+    def __init__(self, place: Callable[[Tenant, str], Awaitable[Runtime]], metrics: Metrics | None = None) -> None:
+        """Open sessions where *place* says, and count them in *metrics*."""
         self._place = place
+        self._metrics = metrics or Metrics()
         self._tasks: set[asyncio.Task[None]] = set()
         self._placing: WeakValueDictionary[tuple[Tenant, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -185,6 +191,8 @@ class Sessions:
                     session = OpenSession(session_id, tenant, runtime)
                 runtime.sessions[session_id] = tenant.sessions[session_id] = session
                 tenant.moved.pop(session_id, None)
+                self._metrics.opened(tenant.name)
+                _logger.info("a session is opened", extra=_extra(session))
             elif session.stay():
                 tenant.usage.open_session(session_id)
                 session.renew()
@@ -234,10 +242,9 @@ class Sessions:
             else f"session {session.id} cannot be stored any more; resume it to go on with what is stored "
             f"({failure.strerror})"
         )
-        _logger.warning("%s", told, extra={"tenant": tenant.name, "session": session.id})
-        tenant.moved[session.id] = told
-        while len(tenant.moved) > MOVED_MAX:
-            tenant.moved.popitem(last=False)
+        _logger.warning("%s", told, extra=_extra(session))
+        self._metrics.lost(failure)
+        _remember(tenant.moved, session.id, told)
         self._tell_error(session, told)
         for client in list(session.attached):
             client.lose(session, RpcError(FAILED, told), for_good=True)
@@ -253,7 +260,10 @@ class Sessions:
             del tenant.sessions[session.id]
             tenant.leaving[session.id] = session
             told = _ended(session)
+            self._metrics.lost(None)
+            _logger.warning("its runtime ended", extra=_extra(session))
             if session.busy:
+                self._metrics.turns_lost.inc()
                 self._tell_error(session, told)
             for client in list(session.attached):
                 client.lose(session, RpcError(FAILED, told), for_good=False)
@@ -266,6 +276,7 @@ class Sessions:
 
     async def _leave(self, session: OpenSession) -> None:
         session.tenant.usage.close_session(session.id)
+        _remember(session.tenant.epochs, session.id, session.provider.epoch)
         try:
             if session.runtime.alive:
                 async with asyncio.timeout(ANSWER_DEADLINE_S):
@@ -283,6 +294,7 @@ class Sessions:
             session.runtime.sessions.pop(session.id, None)
             session.tenant.leaving.pop(session.id, None)
             session.gone.set_result(None)
+            _logger.info("a session is closed", extra=_extra(session))
 
     def _tell_error(self, session: OpenSession, message: str) -> None:
         event = session_error(session.id, message)
@@ -306,6 +318,12 @@ def session_error(session_id: str, message: str) -> bytes:
         "ephemeral": True,
     }
     return encode(Request("session.event", {"sessionId": session_id, "event": event}, is_notification=True))
+
+
+def _remember(kept: OrderedDict[str, _T], session_id: str, what: _T) -> None:
+    kept[session_id] = what
+    while len(kept) > REMEMBERED_MAX:
+        kept.popitem(last=False)
 
 
 def _ended(session: OpenSession) -> str:

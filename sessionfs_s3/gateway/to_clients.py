@@ -26,7 +26,7 @@ class Recipient(enum.Enum):
 
 @dataclass(frozen=True)
 class Passage:
-    """One row: to whom, and the parameter that names the session; empty where there is none."""
+    """One row: to whom, and the path to the parameter that names the session; empty where there is none."""
 
     recipient: Recipient
     session_parameter: str = "sessionId"
@@ -37,7 +37,8 @@ _PROVIDER: Final = Passage(Recipient.PROVIDER)
 _NOBODY: Final = Passage(Recipient.NOBODY, "")
 
 PASSAGES: Final[Mapping[str, Passage]] = {
-    # Not in the schema: what the SDKs listen to.
+    # Not in the schema: what the SDKs listen to, and what the runtime was seen to tell whoever is attached.
+    "host.event": Passage(Recipient.ATTACHED, "scope.sessionId"),
     "session.event": Passage(Recipient.ATTACHED),
     "session.lifecycle": Passage(Recipient.TENANT),
     "autoModeSwitch.request": _OPENER,
@@ -124,8 +125,9 @@ def passage(method: str, *, own_runtime: bool = False) -> Passage:
 
 def session_named(method: str, params: object, *, own_runtime: bool = False) -> str | None:
     """Return the session that a message of a runtime names, None where it names none."""
-    name = passage(method, own_runtime=own_runtime).session_parameter
-    found = cast("Mapping[str, object]", params).get(name) if name and isinstance(params, Mapping) else None
+    found = params
+    for name in passage(method, own_runtime=own_runtime).session_parameter.split("."):
+        found = cast("Mapping[str, object]", found).get(name) if isinstance(found, Mapping) else None
     return found if isinstance(found, str) else None
 
 

@@ -7,14 +7,17 @@ credential does not permit looks as if it did not exist.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 
+from sessionfs_s3.catalog import SessionInfo
 from sessionfs_s3.gateway import listing
-from sessionfs_s3.gateway.listing import SessionInfo
 
 _AT_ONCE_MAX: Final = 8
-"""Deletions of one request under way at the same time: each is a handful of requests to the store."""
+"""Sessions that one request looks at or deletes at the same time: each is a handful of requests to the store."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class EventsPage(Protocol):
@@ -83,6 +86,10 @@ class LiveSessions(Protocol):
         """Return the tenant's sessions that are open on a runtime of this gateway."""
         ...
 
+    def epoch(self, session_id: str) -> int:
+        """Return the epoch in which this gateway wrote last to a session that was open here; 0 where none is known."""
+        ...
+
     async def close(self, session_id: str) -> None:
         """Have the runtime drop a session; everything is stored when this returns."""
         ...
@@ -111,6 +118,11 @@ class VisibleSessions:
     def open(self) -> list[str]:
         """Return the sessions that are open here."""
         return [each for each in self._live.open_here() if self._live.permits(each)]
+
+    async def written_elsewhere(self, session_id: str, since_ms: int) -> bool:
+        """Return whether another process has written to a session since *since_ms*, by the store's clock."""
+        info = await self.info(session_id)
+        return info is not None and info.modified_ms >= since_ms and info.epoch != self._live.epoch(session_id)
 
     async def close(self, session_id: str) -> bool:
         """Close a session where it is open here; return whether it was."""
@@ -166,17 +178,18 @@ class VisibleSessions:
         return freed or 0
 
     async def remove_all(self, session_ids: Sequence[str]) -> dict[str, int | None]:
-        """Delete sessions, a few at a time; all are tried before the first failure is raised."""
-        freed: dict[str, int | None] = {}
-        failures: list[BaseException] = []
-        for start in range(0, len(session_ids), _AT_ONCE_MAX):
-            some = session_ids[start : start + _AT_ONCE_MAX]
-            results = await asyncio.gather(*map(self.remove, some), return_exceptions=True)
-            for session_id, result in zip(some, results, strict=True):
-                if isinstance(result, BaseException):
-                    failures.append(result)
-                else:
-                    freed[session_id] = result
-        if failures:
-            raise failures[0]
-        return freed
+        """Delete sessions; all are tried before the first failure is raised."""
+        return dict(zip(session_ids, await each_of(session_ids, self.remove), strict=True))
+
+
+async def each_of(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R]:
+    """Return what *work* makes of each of *items*, a few at a time; all are tried before a failure is raised."""
+    results: list[_R] = []
+    failures: list[BaseException] = []
+    for start in range(0, len(items), _AT_ONCE_MAX):
+        done = await asyncio.gather(*map(work, items[start : start + _AT_ONCE_MAX]), return_exceptions=True)
+        results += [result for result in done if not isinstance(result, BaseException)]
+        failures += [result for result in done if isinstance(result, BaseException)]
+    if failures:
+        raise failures[0]
+    return results

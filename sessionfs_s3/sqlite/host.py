@@ -82,6 +82,11 @@ class WorkerHost:
         self._opening = 0
         self._changed = asyncio.Event()
 
+    @property
+    def workers(self) -> int:
+        """How many processes run databases now."""
+        return sum(not each.lost for each in self._workers)
+
     async def open(self, image: AsyncIterable[bytes], limits: Limits, *, foreign_keys: bool = True) -> WorkerDatabase:
         """Open a database in a worker of its own. See :meth:`DatabaseHost.open`."""
         await self._make_room()

@@ -1,13 +1,16 @@
 """Counting requests: a store around any other store, and the log in which it writes what each request cost.
 
-Counts, not times: what a conversation costs in requests is a promise, how long they take is the network's.
+What a conversation costs in requests is a promise, how long they take is the network's: the log keeps counts, and hands
+each request with its time to whoever listens.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -39,6 +42,7 @@ class Request:
         bytes_up: size of the contents sent.
         bytes_down: size of the contents received.
         outcome: "ok", or the name of the exception's class.
+        took_s: how long it took, in seconds; no part of what makes two requests equal.
     """
 
     verb: Verb
@@ -47,6 +51,7 @@ class Request:
     bytes_up: int
     bytes_down: int
     outcome: str
+    took_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,11 @@ def _no_kind(_verb: Verb, _key: str) -> str:
 
 
 class RequestLog:
-    """What all the stores that write into it have asked for. Bounded: counts, and the most recent requests."""
+    """What all the stores that write into it have asked for. Bounded: counts, and the most recent requests.
+
+    Attributes:
+        listeners: called with each request when it has ended; they must not raise.
+    """
 
     def __init__(
         self, *, kind: Callable[[Verb, str], str] = _no_kind, recent_requests_max: int = RECENT_REQUESTS_MAX
@@ -127,6 +136,7 @@ class RequestLog:
                 since each is a row of the table.
             recent_requests_max: how many single requests :attr:`recent` keeps.
         """
+        self.listeners: list[Callable[[Request], None]] = []
         self._kind = kind
         self._tallies: dict[Slot, Tally] = {}
         self._recent: deque[Request] = deque(maxlen=recent_requests_max)
@@ -136,12 +146,24 @@ class RequestLog:
         """The latest requests, in the order in which they ended."""
         return tuple(self._recent)
 
-    def record(self, verb: Verb, key: str, *, bytes_up: int = 0, bytes_down: int = 0, outcome: str = "ok") -> None:
-        """Count one request that has ended."""
+    def record(
+        self,
+        verb: Verb,
+        key: str,
+        *,
+        bytes_up: int = 0,
+        bytes_down: int = 0,
+        outcome: str = "ok",
+        took_s: float = 0.0,
+    ) -> None:
+        """Count one request that has ended, after *took_s* seconds."""
         kind = self._kind(verb, key)
         slot = (verb, kind, outcome)
         self._tallies[slot] = self._tallies.get(slot, Tally()) + Tally(1, bytes_up, bytes_down)
-        self._recent.append(Request(verb, key, kind, bytes_up, bytes_down, outcome))
+        request = Request(verb, key, kind, bytes_up, bytes_down, outcome, took_s)
+        self._recent.append(request)
+        for listener in self.listeners:
+            listener(request)
 
     def snapshot(self) -> RequestCounts:
         """Return the counts so far; subtract an earlier snapshot for those of a stretch."""
@@ -154,10 +176,11 @@ class MeteredStore:
     A call that is refused before a request is made (a bad key, a closed store, an empty delete) is not counted.
     """
 
-    def __init__(self, inner: Store, log: RequestLog) -> None:
-        """Wrap *inner*; closing this store closes it."""
+    def __init__(self, inner: Store, log: RequestLog, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Wrap *inner*; closing this store closes it. *clock* tells seconds and does not go back."""
         self._inner = inner
         self._log = log
+        self._clock = clock
 
     @property
     def url(self) -> str:
@@ -171,44 +194,61 @@ class MeteredStore:
 
     async def get(self, key: str, *, span: tuple[int, int] | None = None) -> Fetched:
         """Fetch from the inner store."""
-        try:
+        with self._counted(Verb.GET, key) as cost:
             fetched = await self._inner.get(key, span=span)
-        except (StoreAnswer, asyncio.CancelledError) as error:
-            self._log.record(Verb.GET, key, outcome=type(error).__name__)
-            raise
-        self._log.record(Verb.GET, key, bytes_down=len(fetched.data))
-        return fetched
+            cost.bytes_down = len(fetched.data)
+            return fetched
 
     async def put(self, key: str, data: bytes, *, condition: Condition) -> str:
         """Store in the inner store."""
-        try:
-            etag = await self._inner.put(key, data, condition=condition)
-        except (StoreAnswer, asyncio.CancelledError) as error:
-            self._log.record(Verb.PUT, key, bytes_up=len(data), outcome=type(error).__name__)
-            raise
-        self._log.record(Verb.PUT, key, bytes_up=len(data))
-        return etag
+        with self._counted(Verb.PUT, key, bytes_up=len(data)):
+            return await self._inner.put(key, data, condition=condition)
 
     async def list(self, prefix: str, *, cursor: str | None = None, limit: int = PAGE_ENTRIES_MAX) -> Page:
         """List the inner store."""
-        try:
-            page = await self._inner.list(prefix, cursor=cursor, limit=limit)
-        except (StoreAnswer, asyncio.CancelledError) as error:
-            self._log.record(Verb.LIST, prefix, outcome=type(error).__name__)
-            raise
-        self._log.record(Verb.LIST, prefix)
-        return page
+        with self._counted(Verb.LIST, prefix):
+            return await self._inner.list(prefix, cursor=cursor, limit=limit)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete from the inner store; one request, however many keys."""
-        try:
+        if not keys:
             await self._inner.delete(keys)
-        except (StoreAnswer, asyncio.CancelledError) as error:
-            self._log.record(Verb.DELETE, keys[0] if keys else "", outcome=type(error).__name__)
-            raise
-        if keys:
-            self._log.record(Verb.DELETE, keys[0])
+            return
+        with self._counted(Verb.DELETE, keys[0]):
+            await self._inner.delete(keys)
 
     async def aclose(self) -> None:
         """Close the inner store."""
         await self._inner.aclose()
+
+    @contextmanager
+    def _counted(self, verb: Verb, key: str, *, bytes_up: int = 0) -> Generator[_Cost]:
+        """Write the request that the block makes into the log, unless it ends as one that was never made."""
+        began_s = self._clock()
+        cost = _Cost()
+        outcome = "ok"
+        try:
+            yield cost
+        except (StoreAnswer, asyncio.CancelledError) as error:
+            outcome = type(error).__name__
+            raise
+        except BaseException:
+            outcome = ""
+            raise
+        finally:
+            if outcome:
+                self._log.record(
+                    verb,
+                    key,
+                    bytes_up=bytes_up,
+                    bytes_down=cost.bytes_down,
+                    outcome=outcome,
+                    took_s=self._clock() - began_s,
+                )
+
+
+@dataclass(slots=True)
+class _Cost:
+    """What a request turned out to carry."""
+
+    bytes_down: int = 0

@@ -90,9 +90,7 @@ class GatewayProcess:
                 os.kill(self.pid, number)
 
     async def kill(self) -> None:
-        """End it with SIGKILL, and wait until it is gone. Its runtimes are children of nobody then: they end by
-        themselves when their connection breaks, or with :func:`start_gateway`.
-        """
+        """End it with SIGKILL, and wait until it is gone; its runtimes end with it."""
         self.signal(signal.SIGKILL)
         await self.wait()
 

@@ -27,10 +27,17 @@ class CacheKey:
 
 
 class ContentCache:
-    """Chunks that were read or written lately; the least recently used go first. Safe for several threads."""
+    """Chunks that were read or written lately; the least recently used go first. Safe for several threads.
+
+    Attributes:
+        hits: how often a chunk was here when it was asked for.
+        misses: how often it was not.
+    """
 
     def __init__(self, budget_bytes: int = CACHE_BYTES) -> None:
         """Keep at most *budget_bytes* bytes, bookkeeping included; 0 keeps nothing."""
+        self.hits = 0
+        self.misses = 0
         self._entries: OrderedDict[CacheKey, bytes] = OrderedDict()
         self._budget_bytes = budget_bytes
         self._size_bytes = 0
@@ -56,7 +63,10 @@ class ContentCache:
         """Return the chunk, if it is here."""
         with self._lock:
             data = self._entries.get(key)
-            if data is not None:
+            if data is None:
+                self.misses += 1
+            else:
+                self.hits += 1
                 self._entries.move_to_end(key)
             return data
 

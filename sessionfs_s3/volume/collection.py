@@ -118,9 +118,7 @@ def _base(stored: StoredSession, state: State, kept_ms: int) -> int:
     now has then seen it. What its writer put there after it had been superseded does not count.
     """
     late = {number for number in stored.snapshots for fence, seen in state.fences.items() if seen < number < fence}
-    # What is below a tombstone is of a session that was deleted.
-    numbers = range(state.fenced_from, state.head.sequence + 1)
-    known = [number for number in stored.snapshots if number in numbers and number not in late]
+    known = [number for number in stored.snapshots if number <= state.head.sequence and number not in late]
     snapshots = sorted(known, reverse=True)
     for number in snapshots[SNAPSHOTS_KEPT - 1 :]:
         if stored.snapshots[number].modified_ms <= kept_ms:

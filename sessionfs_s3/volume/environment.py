@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from sessionfs_s3.sqlite import WORKERS_MAX, DatabaseHost, WorkerHost
@@ -30,6 +30,24 @@ class RunInThread(Protocol):
         ...
 
 
+class CommitWatch:
+    """Tells whoever listens how commits end.
+
+    Attributes:
+        listener: called with "ok", or the name of the exception's class, and with how long the commit took with all its
+            tries, in seconds; None: nobody listens. It must not raise.
+    """
+
+    def __init__(self) -> None:
+        """Tell nobody."""
+        self.listener: Callable[[str, float], None] | None = None
+
+    def ended(self, outcome: str, took_s: float) -> None:
+        """Tell of a commit that has ended."""
+        if self.listener is not None:
+            self.listener(outcome, took_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """The machine as the engine sees it.
@@ -42,6 +60,7 @@ class Environment:
         run_in_thread: runs a blocking function off the event loop.
         databases: opens local copies of SQLite databases, which may be lost at any time.
         cache: what is kept of file contents; one for all volumes of a process.
+        commits: who hears of commits.
     """
 
     wall_ms: Callable[[], int]
@@ -51,6 +70,7 @@ class Environment:
     run_in_thread: RunInThread
     databases: DatabaseHost
     cache: ContentCache
+    commits: CommitWatch = field(default_factory=CommitWatch)
 
 
 def system_environment(*, sqlite_processes: int = WORKERS_MAX) -> Environment:

@@ -169,6 +169,17 @@ class SessionLog:
             Unavailable, Refused: nothing was stored.
             Corrupt: an object that no writer could have put there stands in the slot.
         """
+        began_s = self._environment.uptime_s()
+        outcome = "ok"
+        try:
+            return await self._append(state, operations, tree)
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self._environment.commits.ended(outcome, self._environment.uptime_s() - began_s)
+
+    async def _append(self, state: State, operations: Sequence[Operation], tree: Tree) -> State:
         await self._check_unchanged(state)
         first = not state.head.sequence
         sequence = state.head.sequence + 1

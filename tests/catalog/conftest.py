@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from sessionfs_s3.catalog import Catalog
 from sessionfs_s3.format import SessionKeys
+from sessionfs_s3.fs import Tree
 from sessionfs_s3.store import MemoryStore, Store
 from sessionfs_s3.volume import Environment, Volume, VolumeOptions
 from sessionfs_s3.volume.environment import system_environment
@@ -21,7 +23,7 @@ STATE = "/session-state"
 EVENTS = f"{STATE}/events.jsonl"
 WORKSPACE = f"{STATE}/workspace.yaml"
 OPTIONS = VolumeOptions(
-    patience=Patience(deadline_s=2.0, backoff_s_min=0.001, backoff_s_max=0.01), directories=("/workspace", STATE)
+    patience=Patience(deadline_s=1.0, backoff_s_min=0.001, backoff_s_max=0.01), directories=("/workspace", STATE)
 )
 
 MakeCatalog = Callable[..., Catalog]
@@ -39,9 +41,9 @@ def store() -> RecordingStore:
 
 @pytest.fixture
 def make_catalog(store: RecordingStore, environment: Environment) -> MakeCatalog:
-    """Make a catalogue that knows nothing yet: of ``tenant="acme"``, in ``store=``."""
+    """Make a catalogue that knows nothing yet: of ``tenant="acme"``, in ``store=``, on ``environment=``."""
 
-    def make(tenant: str = "acme", *, store: Store = store) -> Catalog:
+    def make(tenant: str = "acme", *, store: Store = store, environment: Environment = environment) -> Catalog:
         return Catalog(store, tenant, environment=environment, options=OPTIONS, state_path=STATE)
 
     return make
@@ -89,7 +91,10 @@ def event(kind: str, event_id: str, **data: object) -> dict[str, Any]:
 
 
 def lines(*events: Mapping[str, object]) -> bytes:
-    return b"".join(json.dumps(each, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for each in events)
+    """Return the lines as the runtime writes them; half a character stays escaped."""
+    text = [json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in events]
+    escaped = (re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", each) for each in text)
+    return b"".join(each.encode() + b"\n" for each in escaped)
 
 
 def yaml(session_id: str, *, name: str | None = None) -> bytes:
@@ -120,3 +125,31 @@ async def write(
 async def read(store: Store, session_id: str, path: str, *, tenant: str = "acme") -> bytes:
     async with await opened(store, session_id, tenant=tenant, read_only=True) as volume:
         return await volume.read_file_bytes(path)
+
+
+async def everything(store: Store, session_id: str) -> dict[str, bytes]:
+    async with await opened(store, session_id, read_only=True) as volume:
+        found: dict[str, bytes] = {}
+        waiting = ["/"]
+        while waiting:
+            for name, kind in await volume.readdir_with_types(path := waiting.pop()):
+                inner = f"{path.rstrip('/')}/{name}"
+                if kind == "directory":
+                    waiting.append(inner)
+                else:
+                    found[inner] = await volume.read_file_bytes(inner)
+        return found
+
+
+async def tree_of(store: Store, session_id: str) -> Tree:
+    async with await opened(store, session_id, read_only=True) as volume:
+        return await volume._tree()
+
+
+def talk() -> list[dict[str, Any]]:
+    return [
+        event("session.compaction_complete", "c1", checkpointNumber=1),
+        event("user.message", "mid", content='naïve ☕ 𝄞 \u2028 \\ " \U0001f600'),
+        event("session.compaction_complete", "c2", checkpointNumber=2),
+        event("user.message", "end", content="mentions mid and end"),
+    ]

@@ -12,8 +12,6 @@ from tests.volume.stored import RecordingStore, entries
 
 from .conftest import EVENTS, MakeCatalog, opened, write
 
-pytest.importorskip("sessionfs_s3.volume.deletion", reason="the engine cannot delete yet")
-
 
 async def test_a_session_is_gone_for_everybody(store: RecordingStore, make_catalog: MakeCatalog) -> None:
     await write(store, "s1", name="old", files={"/workspace/large": bytes(3_000_000)})

@@ -163,6 +163,16 @@ async def test_lines_of_any_length_in_any_windows(store: RecordingStore, environ
         assert [line.data async for line in journal.lines(0, start)] == split[:at]
 
 
+async def test_what_the_runtime_keeps_to_itself_is_not_shown(store: RecordingStore, catalog: Catalog) -> None:
+    hidden = [event("model.turn_started", "h1"), event("model.messages_snapshot", "h2")]
+    await write(store, "s1", *hidden, event("model.call_failure", "shown"), event("new.kind", "too"), *hidden)
+    for backward in (False, True):
+        pages = await all_pages(catalog, "s1", limit=1, backward=backward)
+        shown = [each["id"] for page in pages for each in page]
+        assert sorted(map(str, shown)) == ["hello", "shown", "start-of-s1", "too"]
+        assert all(pages), "no page is empty"
+
+
 async def test_events_are_what_json_says(store: RecordingStore, catalog: Catalog) -> None:
     said = event("user.message", "u", content='naïve ☕ 𝄞 \u2028 \u0085 \\ "', number=9007199254740993, real=0.0)
     await write(store, "s1", said)

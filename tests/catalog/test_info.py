@@ -73,11 +73,22 @@ WORDS = "First words of the user and a second line"
             id="a long message",
         ),
         pytest.param(FULL.replace("id: s1", "id: other"), [HELLO], {}, id="another id"),
+        pytest.param(
+            FULL.replace("name: YN\n", ""),
+            [{**HELLO, "data": {"content": "half \ud800 a character"}}],
+            {"name": None, "summary": "half \ufffd a character"},
+            id="half a character",
+        ),
     ],
 )
 async def test_the_rules_of_the_runtime(
-    store: RecordingStore, catalog: Catalog, note: str | None, events: list[Mapping[str, object]], expected: object
+    store: RecordingStore,
+    make_catalog: MakeCatalog,
+    note: str | None,
+    events: list[Mapping[str, object]],
+    expected: object,
 ) -> None:
+    catalog = make_catalog()
     conversation = lines(start_event("s1"), *events)
     async with await opened(store, "s1") as volume:
         if note is not None:
@@ -87,6 +98,7 @@ async def test_the_rules_of_the_runtime(
     info = await catalog.info("s1")
 
     assert info is not None
+    assert await make_catalog().list() == [info], "the hint tells the same"
     told = {
         "created_ms": info.created_ms,
         "name": info.name,

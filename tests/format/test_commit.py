@@ -14,15 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionfs_s3.errors import Corrupt
-from sessionfs_s3.format import (
-    CHAIN_START,
-    TOMBSTONE_BYTES,
-    Commit,
-    decode_commit,
-    encode_commit,
-    next_chain,
-    wire,
-)
+from sessionfs_s3.format import CHAIN_START, Commit, decode_commit, encode_commit, next_chain, wire
 from sessionfs_s3.format.commit import _DECODERS
 from sessionfs_s3.format.frame import decode_frame
 from sessionfs_s3.format.limits import TIME_MS_MAX
@@ -31,7 +23,6 @@ from sessionfs_s3.fs import (
     AppendFile,
     Blob,
     Chunk,
-    Clear,
     Content,
     MakeDirectory,
     Operation,
@@ -134,67 +125,6 @@ def test_every_operation_is_stored_as_the_specification_says(operation: Operatio
 
 def test_every_kind_of_operation_is_in_the_table_above() -> None:
     assert {stored[:1] for _, stored in BY_HAND} == set(_DECODERS) - {b"c"}, "clear has rules of its own"
-
-
-def _claim_of(payload: bytes, count: int = 1, *, version: int = 2, **fields: int) -> bytes:
-    header = commit_header(**{"epoch": SEQUENCE, "flags": 1, "count": count, **fields}, chain=bytes(32))
-    return frame(b"c", header, payload, version=version)
-
-
-def test_a_tombstone_is_stored_as_the_specification_says() -> None:
-    tombstone = replace(CLAIM, operations=(Clear(),))
-    data, digest = encode_commit(tombstone)
-    assert data == _claim_of(NONE + b"c")
-    assert decode_commit(KEY, data, sequence=SEQUENCE) == (tombstone, digest)
-    assert tombstone.is_tombstone
-    assert payload_bytes(Clear()) >= 1
-
-
-@pytest.mark.parametrize(
-    ("data", "at", "reason"),
-    [
-        (_claim_of(NONE + b"cc", 2), 0, "only a claim that does nothing else"),
-        (_claim_of(NONE + b"c" + b"r" + text("/a") + uint(1), 2), 0, "only a claim that does nothing else"),
-        (_claim_of(NONE + b"r" + text("/a") + uint(1) + b"c", 2), 0, "only a claim that does nothing else"),
-        (_claim_of(NONE + b"c", seen=1), 0, "and saw no snapshot"),
-        (commit(b"c", 1), 0, "only a claim"),
-        (_claim_of(NONE + b"c" + b"\0"), 2, "1 bytes too many"),
-        (_claim_of(b"c", version=1), 0, "unknown operation b'c'"),
-    ],
-)
-def test_each_rule_of_a_tombstone(data: bytes, at: int, reason: str) -> None:
-    with corrupt(PAYLOAD_AT, f"payload byte {at}: {reason}" if "only" in reason else reason):
-        decode(data)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"operations": (Clear(),)}, *({"epoch": 7, "claim": True, "chain": CHAIN_START, **each} for each in (
-        {"operations": (Clear(), Clear())},
-        {"operations": (Clear(), Remove(("a",), 1))},
-        {"operations": (Clear(),), "snapshot_seen": 1},
-    ))],
-)  # fmt: skip
-def test_nothing_else_clears(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="only a claim that does nothing else, and saw no snapshot, clears"):
-        encode_commit(replace(COMMIT, **changes))
-
-
-@examples(300)
-@given(commits())
-def test_a_listing_tells_a_tombstone_by_its_size_and_a_claim_without_operations(value: Commit) -> None:
-    size = len(encode_commit(value)[0])
-    assert size != TOMBSTONE_BYTES
-    assert (size < TOMBSTONE_BYTES) == (not value.operations)
-
-
-@pytest.mark.parametrize("operation", [each for each, _ in BY_HAND])
-def test_no_commit_that_does_something_is_as_small_as_a_tombstone(operation: Operation) -> None:
-    assert len(encode_commit(replace(COMMIT, operations=(operation,)))[0]) > TOMBSTONE_BYTES
-    assert len(encode_commit(replace(CLAIM, operations=(Clear(),)))[0]) == TOMBSTONE_BYTES
-    assert len(encode_commit(CLAIM)[0]) == TOMBSTONE_BYTES - 1
-    # The smallest that version 1 could write.
-    assert len(commit_of_version_1(b"q" + uint(0) + uint(0), 1)) == TOMBSTONE_BYTES + 1
 
 
 def test_the_header_is_stored_as_the_specification_says() -> None:

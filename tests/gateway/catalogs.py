@@ -11,27 +11,33 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from sessionfs_s3.catalog import SessionInfo
 from sessionfs_s3.errors import InvalidInput, SessionFsError
 
 Event = Mapping[str, object]
 
 
-@dataclass(frozen=True)
-class Info:
-    id: str
-    created_ms: int = 0
-    modified_ms: int = 0
-    bytes: int = 0
-    summary: str | None = None
-    name: str | None = None
-    client_name: str | None = None
-    context: Mapping[str, object] | None = None
-    detached: bool = False
+def Info(  # noqa: N802  # the real record, with what most tests do not care about
+    id: str,  # noqa: A002
+    *,
+    created_ms: int = 0,
+    modified_ms: int = 0,
+    bytes: int = 0,  # noqa: A002
+    epoch: int = 1,
+    summary: str | None = None,
+    name: str | None = None,
+    client_name: str | None = None,
+    context: Mapping[str, str] | None = None,
+    detached: bool = False,
+) -> SessionInfo:
+    return SessionInfo(
+        id, created_ms, modified_ms, bytes, 0, epoch, epoch, summary, name, client_name, context, detached
+    )
 
 
 @dataclass
 class Stored:
-    info: Info
+    info: SessionInfo
     events: list[Event] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -76,11 +82,11 @@ class MemoryCatalog:
         self._ask("ids")
         return list(self.stored)
 
-    async def list(self) -> list[Info]:
+    async def list(self) -> list[SessionInfo]:
         self._ask("list")
         return [each.info for each in self.stored.values()]
 
-    async def info(self, session_id: str) -> Info | None:
+    async def info(self, session_id: str) -> SessionInfo | None:
         self._ask("info", session_id)
         return self.stored[session_id].info if session_id in self.stored else None
 
@@ -125,10 +131,10 @@ class DiskCatalog:
     async def ids(self) -> list[str]:
         return [each.parent.name for each in self._state.glob("*/events.jsonl")]
 
-    async def list(self) -> list[Info]:
+    async def list(self) -> list[SessionInfo]:
         return [self._read(session_id) for session_id in await self.ids()]
 
-    async def info(self, session_id: str) -> Info | None:
+    async def info(self, session_id: str) -> SessionInfo | None:
         return self._read(session_id) if session_id in await self.ids() else None
 
     async def delete(self, session_id: str) -> int | None:
@@ -149,7 +155,7 @@ class DiskCatalog:
         path = self._state / session_id / name
         return path.read_bytes() if path.is_file() else None
 
-    def _read(self, session_id: str) -> Info:
+    def _read(self, session_id: str) -> SessionInfo:
         folder = self._state / session_id
         fields = dict(re.findall(r"^(\w+): (.*)$", (folder / "workspace.yaml").read_text("utf-8"), re.MULTILINE))
         context = {"cwd": "cwd", "git_root": "gitRoot", "repository": "repository", "branch": "branch"}
@@ -171,6 +177,7 @@ class Live:
         self.opened = list(opened)
         self.closed: list[str] = []
         self.gone: list[str] = []
+        self.epochs: dict[str, int] = {}
         self.forbidden = set(forbidden)
 
     def open_here(self) -> Collection[str]:
@@ -182,6 +189,9 @@ class Live:
 
     def deleted(self, session_id: str) -> None:
         self.gone.append(session_id)
+
+    def epoch(self, session_id: str) -> int:
+        return self.epochs.get(session_id, 0)
 
     def permits(self, session_id: str) -> bool:
         return session_id not in self.forbidden

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from sessionfs_s3.testing.fetched import cache_directory
@@ -28,12 +28,15 @@ from sessionfs_s3.testing.runtime import (
     start_runtime,
 )
 
+# jsonschema has no types, and the two type checkers want opposite remarks about that.
+validators: Any = importlib.import_module("jsonschema")
+
 TIMEOUT_S = INSTALL_DEADLINE_S + 120
 """The first test that needs the runtime may have to wait until npm has fetched it."""
 
 
 def located() -> Path:
-    """Return the runtime's executable; skip the test, or fail under SESSIONFS_REQUIRE_RUNTIME=1, where there is none."""
+    """Return the runtime's executable; without one skip the test, or fail it under SESSIONFS_REQUIRE_RUNTIME=1."""
     try:
         return find_runtime()
     except RuntimeUnavailable as error:
@@ -50,6 +53,7 @@ class Peer:
         self._writer = writer
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._came = asyncio.Event()
         self.received: list[dict[str, Any]] = []
 
     async def ask(self, method: str, params: object = None) -> Any:
@@ -61,12 +65,20 @@ class Peer:
         answered = await asyncio.wait_for(answer, 60)
         return {"error": answered["error"]} if "error" in answered else answered["result"]
 
+    async def until(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until something has come that is *wanted*."""
+        async with asyncio.timeout(60):
+            while not any(map(wanted, self.received)):
+                self._came.clear()
+                await self._came.wait()
+
     async def serve(self) -> None:
         while header := await self._reader.readline():
             await self._reader.readline()
             message = json.loads(await self._reader.readexactly(int(header.removeprefix(b"Content-Length: "))))
             if "method" in message:
                 self.received.append(message)
+                self._came.set()
             else:
                 self._waiting.pop(message["id"]).set_result(message)
 
@@ -82,7 +94,7 @@ async def connected(runtime: RuntimeProcess, *, handshake: bool = True) -> Async
     serving = asyncio.create_task(peer.serve())
     try:
         if handshake:
-            assert (await peer.ask("connect", {"token": runtime._token}))["ok"]
+            assert (await peer.ask("connect", {"token": runtime.token}))["ok"]
         yield peer
     finally:
         writer.close()
@@ -103,8 +115,11 @@ class Schema:
     def __init__(self, folder: Path) -> None:
         self.document = json.loads((folder / "api.schema.json").read_text("utf-8"))
         events = json.loads((folder / "session-events.schema.json").read_text("utf-8"))
-        pair = [("urn:schemas/api.schema.json", self.document), ("urn:schemas/session-events.schema.json", events)]
-        resources = [(uri, Resource(contents=each, specification=DRAFT202012)) for uri, each in pair]
+        pair = [
+            ("file:///schemas/api.schema.json", self.document),
+            ("file:///schemas/session-events.schema.json", events),
+        ]
+        resources = [(uri, DRAFT202012.create_resource(each)) for uri, each in pair]
         self._registry: Registry[Any] = Registry().with_resources(resources)
         self.methods = {
             section: dict(self._leaves(self.document[section], f"/{section}"))
@@ -119,8 +134,8 @@ class Schema:
         """Raise unless *result* is what the schema says that *method* returns."""
         pointer = next(methods[method] for methods in self.methods.values() if method in methods)
         assert "result" in self._at(pointer), method
-        reference = {"$ref": f"urn:schemas/api.schema.json#{pointer}/result"}
-        Draft202012Validator(reference, registry=self._registry).validate(result)
+        reference = {"$ref": f"file:///schemas/api.schema.json#{pointer}/result"}
+        validators.Draft202012Validator(reference, registry=self._registry).validate(result)
 
     def parameters(self, method: str) -> set[tuple[str, ...]]:
         """Return the path of every parameter of *method*, however deep; ``*`` stands for an element or a key."""

@@ -84,7 +84,9 @@ async def test_a_conversation_on_s3(
 async def converse(gateway: Gateway, script: ScriptedModel, session_id: str, language: str) -> None:
     """Use built-in tools, a tool of the client's, its permissions and its user; see that all of it is answered."""
     path = "/workspace/notes.txt"
-    script.add("Write.", Call("create", {"path": path, "file_text": "seven\n"}), Call("view", {"path": path}), Say("W."))
+    script.add(
+        "Write.", Call("create", {"path": path, "file_text": "seven\n"}), Call("view", {"path": path}), Say("W.")
+    )
     script.add(
         "Sum it.",
         Call("sql", {"description": "fill", "query": SQL}),
@@ -130,8 +132,10 @@ async def test_a_session_goes_on_in_the_other_language(
         assert await first.send(session_id, "One.") == "First."
         await first.disconnect(session_id)
         # The one of the two that is in Python goes without a tool of its own: both attach the same session.
-        connecting = listening(gateway.port, script) if other == "python" else CLIENTS[other](
-            HOST, gateway.port, None, script.provider
+        connecting = (
+            listening(gateway.port, script)
+            if other == "python"
+            else CLIENTS[other](HOST, gateway.port, None, script.provider)
         )
         async with connecting as second:
             await second.resume(session_id)
@@ -139,9 +143,10 @@ async def test_a_session_goes_on_in_the_other_language(
             assert await second.send(session_id, "Two.") == "Second."
             if language == "python":
                 await second.disconnect(session_id)
-                async with listening(gateway.port, script) as third, CLIENTS["node"](
-                    HOST, gateway.port, None, script.provider
-                ) as fourth:
+                async with (
+                    listening(gateway.port, script) as third,
+                    CLIENTS["node"](HOST, gateway.port, None, script.provider) as fourth,
+                ):
                     await third.resume(session_id)
                     await fourth.resume(session_id)
                     await both_hear(third, fourth, session_id)
@@ -201,7 +206,14 @@ async def test_sessions_are_listed_forked_and_deleted(
         assert ids(await client.list_sessions()) == sorted([*before, session_id, whole, part])
         await client.resume(whole)
         assert await client.send(whole, "What did I say?") == "One and two."
-        assert said(await client.history(whole)) == ["One.", "First.", "Two.", "Second.", "What did I say?", "One and two."]
+        assert said(await client.history(whole)) == [
+            "One.",
+            "First.",
+            "Two.",
+            "Second.",
+            "What did I say?",
+            "One and two.",
+        ]
         assert {"One.", "Two."} <= set(script.requests_in("What did I say?")[-1].text.split("\n"))
         await client.resume(part)
         assert said(await client.history(part)) == ["One.", "First."]
@@ -257,7 +269,10 @@ async def test_a_session_that_is_open_is_deleted_and_stays_so(
         # Longer than the runtime gathers events before it appends them.
         await asyncio.sleep(0.3)
         assert session_id not in ids(await python.list_sessions())
-        async with SessionFs.open(store_url, tenant="default") as files, files.volume(session_id, read_only=True) as volume:
+        async with (
+            SessionFs.open(store_url, tenant="default") as files,
+            files.volume(session_id, read_only=True) as volume,
+        ):
             assert not await volume.exists(EVENTS)
 
         await node.create(session_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -176,7 +175,9 @@ def faded(message: object, key: str = "") -> object:
     return message
 
 
-@pytest.mark.parametrize("request_id", [0, -7, 1, 2**53 + 1, -(2**63), 2**63 - 1, "a", "", "1", "naïve ☕ 𝄞", "x" * 256])
+@pytest.mark.parametrize(
+    "request_id", [0, -7, 1, 2**53 + 1, -(2**63), 2**63 - 1, "a", "", "1", "naïve ☕ 𝄞", "x" * 256]
+)
 async def test_a_requests_id_comes_back_from_the_runtime(wired: Tapped, request_id: object) -> None:
     async with connected(wired.gateway.port) as client:
         seen = len(client.received)
@@ -198,9 +199,7 @@ async def test_an_id_that_a_runtime_refuses(wired: Tapped, request_id: float) ->
             assert ("result" in answer) == (method != "no.such")
 
 
-async def test_two_runtimes_ask_one_client_at_once(
-    wired: Tapped, script: ScriptedModel, session_id: str
-) -> None:
+async def test_two_runtimes_ask_one_client_at_once(wired: Tapped, script: ScriptedModel, session_id: str) -> None:
     """Both count their requests from 1 on; each gets the answer to its own."""
     sessions = [f"{session_id}-{name}" for name in "ab"]
     for each in sessions:
@@ -304,7 +303,12 @@ async def test_what_the_runtime_does_not_know_it_says_itself(
         ):
             with pytest.raises(RpcError) as through:
                 await client.request(method, params)
-            line = next(line for tap in wired.taps for line in reversed(tap.lines) if any(each.get("method") == method for each in line.there))
+            line = next(
+                line
+                for tap in wired.taps
+                for line in reversed(tap.lines)
+                if any(each.get("method") == method for each in line.there)
+            )
             error = next(each["error"] for each in reversed(line.back) if "error" in each)
             assert (through.value.code, through.value.message) == (error["code"], error["message"])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import json
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest_asyncio
 from sessionfs_s3.gateway.answers import CatalogueAnswers
 from sessionfs_s3.gateway.errors import RpcError, not_open, unhandled
 from sessionfs_s3.gateway.methods import required_session
+from sessionfs_s3.gateway.sharing import HOST_TOOLS, shared_params
 from sessionfs_s3.gateway.to_clients import deleted_notice
-from sessionfs_s3.testing.model import Say, ScriptedModel
+from sessionfs_s3.testing.model import Call, Say, ScriptedModel
 from sessionfs_s3.testing.runtime import start_runtime
 
 from .catalogs import DiskCatalog, Live
@@ -28,6 +30,7 @@ pytestmark = [pytest.mark.runtime, pytest.mark.timeout(TIMEOUT_S), pytest.mark.a
 
 PLAIN = "8d5c5a52-1111-4444-8888-123456789abc"
 WORK = "8d5c5a52-2222-4444-8888-123456789abc"
+PROMPT = "One zebra, please"
 IDS: list[object] = [
     "",
     "bad/id",
@@ -53,7 +56,11 @@ class Both:
     runtime: Peer
     gateway: CatalogueAnswers
     home: Path
-    model_url: str
+    model: ScriptedModel
+
+    @property
+    def model_url(self) -> str:
+        return self.model.url
 
     async def agree(self, method: str, params: object = None) -> Any:
         """Ask both and compare; return the answer."""
@@ -70,37 +77,45 @@ async def answered(gateway: CatalogueAnswers, method: str, params: object) -> ob
         return {"error": {"code": error.code, "message": error.message}}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Both]:
-    model = ScriptedModel({"One": [Say("First.")]})
-    repository = tmp_path_factory.mktemp("repository")
-    git = ["git", "-c", "init.defaultBranch=main", "-C", str(repository)]
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    git = ["git", "-c", "init.defaultBranch=main", "-C", str(folder)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "remote", "add", "origin", "https://github.com/o/r.git"], check=True)
     author = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
     subprocess.run([*git, *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def both(repository: Path) -> AsyncIterator[Both]:
+    model = ScriptedModel({"One": [Say("First.")]})
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(model.serve())
         runtime = await stack.enter_async_context(start_runtime(located()))
         peer = await stack.enter_async_context(connected(runtime))
-        created = {PLAIN: {}, WORK: {"workingDirectory": str(repository)}, "named_1": {"clientName": "mine"}}
+        created: dict[str, dict[str, object]] = {
+            PLAIN: {},
+            WORK: {"workingDirectory": str(repository)},
+            "named_1": {"clientName": "mine"},
+        }
         for session_id, more in created.items():
             await peer.ask("session.create", options(session_id, model.url, **more))
-            await peer.ask("session.send", {"sessionId": session_id, "prompt": "One"})
-            async with asyncio.timeout(60):
-                while not any(_is_idle(message, session_id) for message in peer.received):
-                    await asyncio.sleep(0.02)
-            # Flushed and dropped, so that neither its files nor their times change any more.
-            await peer.ask("session.name.set", {"sessionId": session_id, "name": "Mine"}) if more else None
+            await peer.ask("session.send", {"sessionId": session_id, "prompt": PROMPT})
+            await peer.until(functools.partial(_is_idle, session_id=session_id))
+            if more:
+                await peer.ask("session.name.set", {"sessionId": session_id, "name": "Mine"})
         await peer.ask("session.metadata.updateClientMetadata", {"sessionId": PLAIN, "set": {"a/b": "v", "c": "d"}})
         await peer.ask("session.remote.notifySteerableChanged", {"sessionId": WORK, "remoteSteerable": True})
+        # Flushed and dropped, so that neither the files nor their times change any more.
         for session_id in created:
             await peer.ask("sessions.close", {"sessionId": session_id})
         state = runtime.home / "copilot" / "session-state"
         gateway = CatalogueAnswers(
             DiskCatalog(state), Live(), new_id=lambda: "unused", now_ms=lambda: 0, state_path=str(state / "any")
         )
-        yield Both(peer, gateway, runtime.home, model.url)
+        yield Both(peer, gateway, runtime.home, model)
 
 
 def _is_idle(message: dict[str, Any], session_id: str) -> bool:
@@ -124,7 +139,8 @@ async def test_lists(both: Both, method: str) -> None:
     for source in ("local", "remote", "all", "bogus", 5, ["remote"]):
         await both.agree(method, {"source": source})
     await both.agree(method, {"source": "remote", "throwOnError": True})
-    for params in ({"includeDetached": True}, {"includeDetached": "x"}, [], "x", 5):
+    odd: list[object] = [{"includeDetached": True}, {"includeDetached": "x"}, [], "x", 5]
+    for params in odd:
         await both.agree(method, params)
 
 
@@ -161,7 +177,8 @@ async def test_ids_that_are_none_and_sessions_that_are_not_there(both: Both, met
         # Of an id that is too long for a directory, methods that do not look at the disk say nothing: here, all do.
         if len(str(session_id)) < 256 or method in ("session.delete", "session.getMetadata", "sessions.delete"):
             await both.agree(method, {"sessionId": session_id})
-    for params in (None, {}, [], ["nope"], "nope"):
+    odd: list[object] = [None, {}, [], ["nope"], "nope"]
+    for params in odd:
         await both.agree(method, params)
 
 
@@ -171,7 +188,8 @@ async def test_lists_of_ids(both: Both, method: str) -> None:
         if session_id != "x" * 300:  # the runtime answers each method differently here, and none usefully
             await both.agree(method, {"sessionIds": session_id})
             await both.agree(method, {"sessionIds": ["nope", session_id]})
-    for params in (None, {}, [], {"sessionIds": []}):
+    odd: list[object] = [None, {}, [], {"sessionIds": []}]
+    for params in odd:
         await both.agree(method, params)
 
 
@@ -180,8 +198,9 @@ async def test_what_is_known_of_a_session(both: Both) -> None:
         assert "session" in await both.agree("session.getMetadata", {"sessionId": session_id, "extra": 1})
         await both.agree("sessions.getMetadata", {"sessionId": session_id})
         await both.agree("sessions.getPersistedRemoteSteerable", {"sessionId": session_id})
-    for params in ({}, {"keys": ["c", "zz"]}, {"keys": []}, {"keys": 5}, {"keys": [5]}, {"keys": None}):
-        await both.agree("sessions.getClientMetadata", {"sessionIds": [PLAIN, "nope", WORK, PLAIN], **params})
+    for keys in (["c", "zz"], [], 5, [5], None):
+        await both.agree("sessions.getClientMetadata", {"sessionIds": [PLAIN, "nope", WORK, PLAIN], "keys": keys})
+    await both.agree("sessions.getClientMetadata", {"sessionIds": [PLAIN, "nope", WORK, PLAIN]})
     listed = (await both.runtime.ask("sessions.list"))["sessions"]
     bare = [{key: each[key] for key in ("sessionId", "startTime", "modifiedTime", "isRemote")} for each in listed]
     other = {"sessionId": "nope", "startTime": "x", "modifiedTime": "y", "isRemote": False}
@@ -221,14 +240,11 @@ async def test_prefixes(both: Both) -> None:
 
 
 async def test_pruning_says_what_it_would_delete(both: Both) -> None:
-    now_ms = {"now_ms": lambda: 2**42}
-    state = both.home / "copilot" / "session-state"
-    both = Both(
-        both.runtime, CatalogueAnswers(DiskCatalog(state), Live(), new_id=str, **now_ms), both.home, both.model_url
-    )
+    state = DiskCatalog(both.home / "copilot" / "session-state")
+    both = replace(both, gateway=CatalogueAnswers(state, Live(), new_id=str, now_ms=lambda: 2**42))
     spared = await both.agree("sessions.pruneOld", {"olderThanDays": 0, "dryRun": True})
     assert spared["skipped"], "the runtime spares sessions that a person has named"
-    for more in (
+    variants: list[dict[str, object]] = [
         {"includeNamed": True},
         {"includeNamed": "x"},
         {"excludeSessionIds": [WORK, "nope"]},
@@ -238,14 +254,17 @@ async def test_pruning_says_what_it_would_delete(both: Both) -> None:
         {"olderThanDays": -1},
         {"olderThanDays": None},
         {"olderThanDays": "5"},
-    ):
+    ]
+    for more in variants:
         await both.agree("sessions.pruneOld", {"olderThanDays": 0, "dryRun": True, **more})
 
 
 async def test_pages_of_events(both: Both) -> None:
     """The cursors differ, as the runtime's are its own; the pages do not."""
     for session_id in (PLAIN, WORK):
-        for more in ({}, {"max": 2}, {"max": 1, "direction": "backward"}, {"max": 3, "direction": "backward"}):
+        sizes: list[dict[str, object]] = [{}, {"max": 2}]
+        sizes += [{"max": count, "direction": "backward"} for count in (1, 3)]
+        for more in sizes:
             asked: list[dict[str, object]] = [{"sessionId": session_id, **more}] * 2
             pages = 0
             while True:
@@ -305,12 +324,68 @@ async def test_no_foreground(both: Both) -> None:
         await both.agree("session.setForeground", {"sessionId": session_id})
 
 
+async def test_what_sessions_of_a_runtime_would_share(both: Both) -> None:
+    """By default every prompt goes into one database of the runtime's home, and the gateway's parameters prevent it."""
+    outside = _holding(both.home / "copilot", PROMPT)
+    assert {path.name for path in outside} >= {"session-store.db-wal"}
+    async with start_runtime(located()) as runtime, connected(runtime) as peer:
+        params = shared_params("session.create", options("s1", both.model_url, enableSessionStore=True))
+        assert (await peer.ask("session.create", params))["sessionId"] == "s1"
+        await peer.ask("session.send", {"sessionId": "s1", "prompt": PROMPT})
+        await peer.until(functools.partial(_is_idle, session_id="s1"))
+        update = shared_params("session.options.update", {"sessionId": "s1", "enableSessionStore": True})
+        await peer.ask("session.options.update", update)
+        await peer.ask("sessions.close", {"sessionId": "s1"})
+        home = runtime.home / "copilot"
+        assert _holding(home / "session-state", PROMPT), "the session itself is there"
+        assert not [path for path in _holding(home, PROMPT) if home / "session-state" not in path.parents]
+
+
+INSIDE_TOOLS = {
+    *("apply_patch", "create", "edit", "str_replace_editor", "view"),
+    *("ask_user", "exit_plan_mode", "manage_schedule", "skill", "sql", "task_complete", "update_todo"),
+    *("list_agents", "read_agent", "task", "write_agent"),
+    *("fetch_copilot_cli_documentation", "generic_tool_search", "tool_search_tool", "web_fetch"),
+}
+"""Built-in tools that use the session's own files, the network, or nothing."""
+
+
+async def test_the_agent_of_a_shared_runtime_has_no_tool_of_the_host(both: Both) -> None:
+    both.model.add("Delegate.", Call("task", DELEGATION), Say("Delegated."))
+    both.model.add("Do it.", Call("bash", {"command": "echo here", "description": "x"}), Say("Tried."))
+    params = shared_params("session.create", options("bound", both.model_url, availableTools=["*"]))
+    await both.runtime.ask("session.create", params)
+    await both.runtime.ask("session.permissions.setApproveAll", {"sessionId": "bound", "enabled": True})
+    for prompt in ("Do it.", "Delegate."):
+        before = len(both.model.requests)
+        both.runtime.received.clear()
+        await both.runtime.ask("session.send", {"sessionId": "bound", "prompt": prompt})
+        await both.runtime.until(functools.partial(_is_idle, session_id="bound"))
+        results = [each for request in both.model.requests[before:] for each in request.results()]
+        assert any(each.startswith("Tool 'bash' does not exist.") for each in results), results
+        assert not any(each.startswith("here") for each in results)
+    described = await both.runtime.ask("session.tools.getBuiltinDescriptors", {"sessionId": "bound"})
+    listed = await both.runtime.ask("tools.list", {})
+    names = {each["name"] for each in [*described["tools"], *listed["tools"]]}
+    assert {"bash", "grep", "view"} <= names
+    undecided = sorted(names - INSIDE_TOOLS - set(HOST_TOOLS))
+    assert not undecided, f"decide about these tools, in sessionfs_s3/gateway/sharing.py or here: {undecided}"
+    await both.runtime.ask("session.delete", {"sessionId": "bound"})
+
+
+DELEGATION = {"agent_type": "general-purpose", "name": "sub", "description": "d", "prompt": "Do it.", "mode": "sync"}
+
+
+def _holding(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
 async def test_deleting(both: Both) -> None:
     """Comes last: the sessions are gone afterwards."""
     state = both.home / "copilot" / "session-state"
     for method, session_id in (("session.delete", PLAIN), ("sessions.delete", WORK)):
         kept = both.home / session_id
-        subprocess.run(["cp", "-r", str(state / session_id), str(kept)], check=True)
+        shutil.copytree(state / session_id, kept)
         ours = await answered(both.gateway, method, {"sessionId": session_id})
         kept.rename(state / session_id)
         assert ours == await both.runtime.ask(method, {"sessionId": session_id})

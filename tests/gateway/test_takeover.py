@@ -81,9 +81,7 @@ async def test_a_session_is_taken_over_and_brought_back(
         assert "taken over" in (await event(there, session_id, "session.error"))["message"]
 
 
-async def test_in_the_middle_of_a_turn(
-    served: Served, other: Gateway, script: ScriptedModel, session_id: str
-) -> None:
+async def test_in_the_middle_of_a_turn(served: Served, other: Gateway, script: ScriptedModel, session_id: str) -> None:
     """What the turn says after the takeover is nobody's: it is not stored, and its client hears why."""
     stall = Stall(Say("Never heard of."))
     script.add("Long.", stall)
@@ -139,11 +137,17 @@ async def test_two_gateways_resume_it_at_once(
         for number, client in ((2, here), (3, there)):
             seen = await begin_turn(client, session_id, f"Turn {number}.")
             await client.until(
-                lambda message: message.get("method") == "session.event"
-                and message["params"]["event"]["type"] in ("session.idle", "session.error"),
+                lambda message: (
+                    message.get("method") == "session.event"
+                    and message["params"]["event"]["type"] in ("session.idle", "session.error")
+                ),
                 after=seen,
             )
-            kinds = [each["params"]["event"]["type"] for each in client.received[seen:] if "params" in each and "event" in each["params"]]
+            kinds = [
+                each["params"]["event"]["type"]
+                for each in client.received[seen:]
+                if "params" in each and "event" in each["params"]
+            ]
             if "session.error" not in kinds:
                 await idle(client, session_id, seen)
                 heard.append(f"Turn {number}.")

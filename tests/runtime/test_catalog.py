@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 from copilot import CopilotClient, PermissionHandler, RuntimeConnection, ToolSet
 
 from sessionfs_s3 import SessionFs
 from sessionfs_s3.catalog import SessionInfo
+from sessionfs_s3.catalog.workspace import read as read_yaml
 from sessionfs_s3.testing.model import MODEL_NAME, Call, Say, ScriptedModel
 from sessionfs_s3.testing.replica import ask, said
 from sessionfs_s3.testing.runtime import start_runtime
@@ -41,13 +41,11 @@ async def test_a_fork_is_resumed_under_its_own_id_with_its_history(
     source = await stored(fs, EVENTS)
     assert await ask(session, "And nuts?") == "No nuts."
 
-    b = await start()
-    resumed = await b.resume("f1")
+    resumed = await a.resume("f1")
     assert said(await resumed.get_events()) == ["Make it.", "Made.", "How many bolts?", "Twelve bolts."]
     assert await ask(resumed, "Change it.") == "Changed."
     assert "Twelve bolts." in model.requests_in("Change it.")[0].text
     assert "No nuts." not in model.requests_in("Change it.")[0].text
-    await b.disconnect()
     await a.disconnect()
 
     assert await stored(fs, path, "f1") == b"fork's\n"
@@ -82,15 +80,12 @@ async def test_a_fork_at_an_event_goes_on_from_there(start: Start, model: Script
     info = await fs.catalog.info("f1")
     assert info is not None
     assert info.name == "From the start"
-    again = await (await start()).resume("f1")
+    again = await a.resume("f1")
     assert said(await again.get_events())[-1] == "Otherwise."
 
 
-@pytest.mark.parametrize("before_event", [False, True])
-async def test_forks_and_lists_as_the_runtime_does(
-    executable: Path, model: ScriptedModel, fs: SessionFs, before_event: bool
-) -> None:
-    """The same session on the runtime's own disk and in the store: the same list, and the same fork, but for ids."""
+async def test_forks_and_lists_as_the_runtime_does(executable: Path, model: ScriptedModel, fs: SessionFs) -> None:
+    """The same sessions on the runtime's own disk and in the store: the same list, the same pages, the same forks."""
     model.add("Hello.", Say("Good day."))
     model.add("Please create a detailed summary", Say("<summary>They greeted.</summary>"))
     async with start_runtime(executable) as runtime:
@@ -122,9 +117,14 @@ async def test_forks_and_lists_as_the_runtime_does(
             listed = {each["sessionId"]: each for each in (await _call(client, "sessions.list"))["sessions"]}
             events = [json.loads(line) for line in (await stored(fs, EVENTS, "s0")).splitlines()]
             boundary = next(each["id"] for each in events if each["type"] == "session.compaction_complete")
-            to_event = {"toEventId": boundary} if before_event else {}
-            fork = (await _call(client, "sessions.fork", sessionId="s0", **to_event))["sessionId"]
-            theirs = await asyncio.to_thread(_files, home / fork)
+            await _check_pages(client, fs)
+            forks: dict[str, tuple[str | None, dict[str, bytes]]] = {}
+            for before in (None, boundary):
+                order = {"name": "A fork"} if before is None else {"toEventId": before, "name": "A fork"}
+                fork = (await _call(client, "sessions.fork", sessionId="s0", **order))["sessionId"]
+                forks[fork] = (before, await asyncio.to_thread(_files, home / fork))
+            unnamed = (await _call(client, "sessions.fork", sessionId="s1"))["sessionId"]
+            forks[unnamed] = (None, await asyncio.to_thread(_files, home / unnamed))
         finally:
             await client.force_stop()
 
@@ -132,12 +132,31 @@ async def test_forks_and_lists_as_the_runtime_does(
         key: {name: value for name, value in each.items() if name not in ("modifiedTime", "isRemote", "sessionId")}
         for key, each in listed.items()
     }
-    await fs.catalog.fork("s0", fork, before_event=boundary if before_event else None)
-    async with fs.volume(fork, read_only=True) as volume:
-        ours = {name: await volume.read_file_bytes(f"/session-state/{name}") for name in theirs}
-        found = await volume.readdir("/session-state")
-    assert set(found) == {name.split("/")[0] for name in theirs}
-    assert _settled(ours) == _settled(theirs)
+    for fork, (before, theirs) in forks.items():
+        if fork == unnamed:
+            await fs.catalog.fork("s1", fork)
+        else:
+            await fs.catalog.fork("s0", fork, before_event=before, name="A fork")
+        async with fs.volume(fork, read_only=True) as volume:
+            ours = {name: await volume.read_file_bytes(f"/session-state/{name}") for name in theirs}
+            found = await volume.readdir("/session-state")
+        assert set(found) == {name.split("/")[0] for name in theirs}
+        assert _settled(ours) == _settled(theirs)
+
+
+async def _check_pages(client: CopilotClient, fs: SessionFs) -> None:
+    for direction in ("forward", "backward"):
+        backward = direction == "backward"
+        theirs = await _call(client, "sessions.readPersistedEvents", sessionId="s0", max=5, direction=direction)
+        ours = await fs.catalog.events("s0", limit=5, backward=backward)
+        while True:
+            assert list(ours.events) == theirs["events"]
+            assert ours.has_more == theirs["hasMore"]
+            if not ours.has_more:
+                break
+            cursor = theirs["cursor"]
+            theirs = await _call(client, "sessions.readPersistedEvents", sessionId="s0", max=5, cursor=cursor)
+            ours = await fs.catalog.events("s0", limit=5, cursor=ours.cursor)
 
 
 async def _call(client: CopilotClient, method: str, **params: object) -> Any:
@@ -193,6 +212,6 @@ def _settled(files: dict[str, bytes]) -> dict[str, object]:
         if "checkpointPath" in line["data"]:
             line["data"]["checkpointPath"] = line["data"]["checkpointPath"].rpartition("/")[2]
     said["events.jsonl"] = lines
-    rows = files["workspace.yaml"].decode().splitlines()
-    said["workspace.yaml"] = sorted(row for row in rows if not row.startswith(("created_at", "updated_at")))
+    note = read_yaml(files["workspace.yaml"].decode())
+    said["workspace.yaml"] = {key: value for key, value in note.items() if key not in ("created_at", "updated_at")}
     return said

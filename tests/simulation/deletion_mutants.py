@@ -26,51 +26,31 @@ leftovers = deletion.leftovers
 delete_session = deletion.delete_session
 
 
-def _with_leftovers(
-    patch: pytest.MonkeyPatch, change: Callable[[Leftovers, StoredSession, int], Leftovers], **options: float
-) -> None:
+def _with_leftovers(patch: pytest.MonkeyPatch, change: Callable[[Leftovers], Leftovers], **options: Any) -> None:
     def careless(stored: StoredSession, tombstone: int, now_ms: int, given: VolumeOptions) -> Leftovers:
-        left = leftovers(stored, tombstone, now_ms, replace(given, **options))
-        return change(left, stored, tombstone)
+        return change(leftovers(stored, tombstone, now_ms, replace(given, **options)))
 
     patch.setattr(deletion, "leftovers", careless)
 
 
-def _as_it_is(left: Leftovers, *_: object) -> Leftovers:
-    return left
-
-
 def deletion_leaves_no_spent_slots(patch: pytest.MonkeyPatch) -> None:
     """Everything below the tombstone is removed at once."""
-    _with_leftovers(patch, lambda left, *_: Leftovers([*left.gone, *left.spent], ()))
+    _with_leftovers(patch, lambda left: Leftovers([*left.gone, *left.spent], ()))
 
 
 def deletion_drops_fences(patch: pytest.MonkeyPatch) -> None:
     """The slot of a claim is kept no longer than any other."""
-    _with_leftovers(patch, _as_it_is, fence_age_s=0.0)
-
-
-def deletion_drops_the_last_slot(patch: pytest.MonkeyPatch) -> None:
-    """The slot just below the tombstone is removed when it is old, like any other."""
-
-    def last_too(left: Leftovers, stored: StoredSession, tombstone: int) -> Leftovers:
-        last = stored.commits.get(tombstone - 1)
-        aged = last is not None and last.size > 170 and last.modified_ms <= stored.now_ms - 3600_000
-        return (
-            Leftovers([*left.gone, last], [each for each in left.spent if each is not last]) if aged and last else left
-        )
-
-    _with_leftovers(patch, last_too)
+    _with_leftovers(patch, lambda left: left, fence_age_s=0.0)
 
 
 def deletion_leaves_blobs(patch: pytest.MonkeyPatch) -> None:
     """Only the log is removed."""
-    _with_leftovers(patch, lambda left, *_: replace(left, gone=[each for each in left.gone if "/log/" in each.key]))
+    _with_leftovers(patch, lambda left: replace(left, gone=[each for each in left.gone if "/log/" in each.key]))
 
 
 def deletion_leaves_slots_as_they_are(patch: pytest.MonkeyPatch) -> None:
     """What cannot be removed yet is not emptied either."""
-    _with_leftovers(patch, lambda left, *_: replace(left, spent=()))
+    _with_leftovers(patch, lambda left: replace(left, spent=()))
 
 
 def removal_before_the_tombstone(patch: pytest.MonkeyPatch) -> None:
@@ -177,7 +157,6 @@ def spent_slot_is_free(patch: pytest.MonkeyPatch) -> None:
 DELETION_MUTANTS: tuple[Break, ...] = (
     deletion_leaves_no_spent_slots,
     deletion_drops_fences,
-    deletion_drops_the_last_slot,
     deletion_leaves_blobs,
     deletion_leaves_slots_as_they_are,
     removal_before_the_tombstone,

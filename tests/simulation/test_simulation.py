@@ -8,7 +8,8 @@ import os
 import pytest
 
 from sessionfs_s3.testing.simulation import simulate
-from tests.simulation.mutants import FIRST_SEEDS, MUTANTS, Break
+from tests.simulation.deletion_mutants import Break
+from tests.simulation.mutants import FIRST_SEEDS, MUTANTS
 
 SEEDS = int(os.environ.get("SESSIONFS_SIM_SEEDS", "2000"))
 FIRST = int(os.environ.get("SESSIONFS_SIM_FIRST", "0"))

@@ -100,3 +100,34 @@ async def test_recent_requests_are_bounded_and_counts_are_not() -> None:
         await store.put(f"log/{number}", b"", condition=IF_ABSENT)
     assert [request.key for request in log.recent] == ["log/2", "log/3", "log/4"]
     assert log.snapshot().requests() == 5
+
+
+async def test_a_listener_hears_of_every_request_how_long_it_took(log: RequestLog) -> None:
+    heard: list[Request] = []
+    log.listeners.append(heard.append)
+    times_s = iter([1.0, 1.5, 2.0, 4.0])
+    store = MeteredStore(MemoryStore(), log, clock=lambda: next(times_s))
+    await store.put("log/1", b"12345", condition=IF_ABSENT)
+    with pytest.raises(KeyNotFound):
+        await store.get("other")
+    assert [(request.verb, request.outcome, request.took_s) for request in heard] == [
+        (Verb.PUT, "ok", 0.5),
+        (Verb.GET, "KeyNotFound", 2.0),
+    ]
+    assert tuple(heard) == log.recent
+
+
+async def test_two_requests_that_differ_in_time_only_are_equal(log: RequestLog) -> None:
+    log.record(Verb.GET, "key", took_s=1.0)
+    log.record(Verb.GET, "key", took_s=2.0)
+    assert log.recent[0] == log.recent[1]
+
+
+async def test_what_makes_no_request_is_not_heard_of(log: RequestLog) -> None:
+    heard: list[Request] = []
+    log.listeners.append(heard.append)
+    store = MeteredStore(MemoryStore(), log)
+    with pytest.raises(InvalidInput):
+        await store.get("../up")
+    await store.delete([])
+    assert heard == []

@@ -254,7 +254,7 @@ class _Model:
                 self.files = {
                     new + name[len(old) :] if _within(name, old) else name: data for name, data in files.items()
                 }
-            case MakeDirectory() | WriteDatabase():
+            case MakeDirectory() | WriteDatabase() | Clear():
                 pass
         # One append may be several operations: a record is there with the end of its line.
         *records, _ = self.files.get(Log.FILE.value, b"").decode().split("\n")
@@ -315,7 +315,7 @@ def _ordered(appends: Sequence[Append], places: Mapping[str, int]) -> Iterator[s
 
 
 def _prefix(sight: Sight, appends: Sequence[Append], spans: Sequence[_Span]) -> Iterator[str]:
-    """Yield what is wrong with a sight: it shows the beginning of one span, that of the time, with all that was told."""
+    """Yield what is wrong with a sight, if it is not the beginning of a span, the right one, with all that was told."""
     seen = set(sight.records)
     for append in appends:
         own = append.log is sight.log and append.life == sight.who and append.record not in seen

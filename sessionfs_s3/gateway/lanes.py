@@ -1,0 +1,40 @@
+"""Work in order: what belongs to one lane is done one after the other, lanes side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+
+class Lanes:
+    """Lanes by name; one exists while something is to be done in it."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._last: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def enter(self, name: str, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Take *step*, which must not raise, after everything else of the lane *name*; return the task that does."""
+        task = asyncio.create_task(self._after(self._last.get(name), step))
+        self._last[name] = task
+        self._tasks.add(task)
+        task.add_done_callback(lambda _: self._leave(name, task))
+        return task
+
+    async def aclose(self) -> None:
+        """Give up everything that is not done."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _after(self, before: asyncio.Task[None] | None, step: Callable[[], Awaitable[None]]) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await step()
+
+    def _leave(self, name: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._last.get(name) is task:
+            del self._last[name]
