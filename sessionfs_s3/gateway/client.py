@@ -359,10 +359,16 @@ class Client:
             return
         failed = "error" in response.body
         if method in OPENING:
+            answer = response.body.get("result")
+            if isinstance(answer, Mapping) and cast("Mapping[str, Json]", answer).get("status") == "not_found":
+                failed = True
             if not failed:
+                session.exists = True
                 self._opened[session.id] = pending.request.params
             elif not pending.attached_before:
                 self._gateway.sessions.detach(session, self)
+                if not session.exists and not session.attached:
+                    self._gateway.sessions.close_soon(session)
         elif method == "session.shutdown" and not failed:
             # The runtime would keep a session that takes messages and does nothing.
             for client in list(session.attached):

@@ -75,6 +75,7 @@ class OpenSession:
         runtime: its home.
         attached: the clients that created or resumed it.
         busy: whether a turn is running.
+        exists: whether the runtime has opened it: nobody is told of one that could not be resumed.
         quiet: set while none of the runtime's file requests is being answered.
         gone: done when the session has been let go.
     """
@@ -86,6 +87,7 @@ class OpenSession:
         self.runtime = runtime
         self.attached: set[Attached] = set()
         self.busy = False
+        self.exists = False
         self.quiet = asyncio.Event()
         self.quiet.set()
         self._asked = 0
