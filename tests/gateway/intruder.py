@@ -11,7 +11,15 @@ from sessionfs_s3.testing.raw_client import Json, RawClient
 from tests.gateway.wire import connected
 
 LEGACY = ("session.sendAndWait", "session.getMessages", "session.destroy", "session.abort", "session.setForeground")
-UNHEARD_OF = ("no.such", "session.noSuch", "sessions.noSuch", "sessionFs.readFile", "sessionFs.writeFile", "__proto__", "")
+UNHEARD_OF = (
+    "no.such",
+    "session.noSuch",
+    "sessions.noSuch",
+    "sessionFs.readFile",
+    "sessionFs.writeFile",
+    "__proto__",
+    "",
+)
 ONE_CONNECTION = 100
 """Requests on one connection: a runtime may leave some of them unanswered, and a gateway takes so many of one client."""
 
@@ -74,7 +82,14 @@ def odd_requests(mine: str, foreign: str) -> Iterator[bytes]:
                 f'{{"jsonrpc":"2.0","id":"{method}-{first == mine}-2","method":"{method}",'
                 f'"params":{{"sessionId":"{first}"}},"params":{{"sessionId":"{second}"}}}}'
             ).encode()
-    lookalikes = (foreign.upper(), f"{foreign}/", f"./{foreign}", f"../acme/{foreign}", f"%2e%2e/{foreign}", f" {foreign}")
+    lookalikes = (
+        foreign.upper(),
+        f"{foreign}/",
+        f"./{foreign}",
+        f"../acme/{foreign}",
+        f"%2e%2e/{foreign}",
+        f" {foreign}",
+    )
     for number, each in enumerate((*lookalikes, foreign.replace("a", "а"), f"{foreign}\u200b", f"{foreign}\ud800")):  # noqa: RUF001
         params = json.dumps({"sessionId": each, "prompt": "x"})
         for method in ("session.resume", "session.getMessages", "session.getMetadata", "session.send"):

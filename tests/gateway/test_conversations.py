@@ -22,7 +22,7 @@ from sessionfs_s3.testing.runtime import find_runtime
 from sessionfs_s3.testing.sdk_client import Record, SdkClient, SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS, PythonClient
 from sessionfs_s3.testing.servers import S3Server
-from tests.gateway.wire import PATIENT_S, HOST, config, connected, said, turn
+from tests.gateway.wire import HOST, PATIENT_S, config, connected, said, turn
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

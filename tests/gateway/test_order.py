@@ -20,7 +20,7 @@ from sessionfs_s3.testing.model import Call, Say, ScriptedModel, Stall
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, framed
 from sessionfs_s3.testing.runtime import RuntimeProcess, start_runtime
 from tests.gateway.tap import Line, Tap, tapped
-from tests.gateway.wire import PATIENT_S, LOOKUP, begin_turn, config, connected, event, events, idle, turn
+from tests.gateway.wire import LOOKUP, PATIENT_S, begin_turn, config, connected, event, events, idle, turn
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("gateway-order")]
 
@@ -59,7 +59,12 @@ async def wired(executable: Path) -> AsyncIterator[Tapped]:
             runtime = await stack.enter_async_context(starting)
             taps.append(await stack.enter_async_context(tapped(runtime.port)))
         sources: list[Source] = [Running("127.0.0.1", tap.port, TOKEN) for tap in taps]
-        gateway = Gateway(GatewayOptions("memory://order", handshake_s=PATIENT_S), Authenticator.load(None), lambda: sources, may_grow=False)
+        gateway = Gateway(
+            GatewayOptions("memory://order", handshake_s=PATIENT_S),
+            Authenticator.load(None),
+            lambda: sources,
+            may_grow=False,
+        )
         await stack.enter_async_context(gateway)
         async with asyncio.timeout(30):
             while not all(any(line.holds_the_slot for line in tap.lines) for tap in taps):

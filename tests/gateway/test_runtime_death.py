@@ -23,9 +23,9 @@ from sessionfs_s3.testing.sdk_client import SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS
 from tests.gateway.tap import tapped
 from tests.gateway.wire import (
-    PATIENT_S,
     HOST,
     LOOKUP,
+    PATIENT_S,
     begin_turn,
     config,
     connected,
@@ -215,7 +215,12 @@ async def test_a_runtime_of_somebody_elses_that_is_started_anew(
         first = await stack.enter_async_context(start_runtime(executable, extra=token))
         tap = await stack.enter_async_context(tapped(first.port))
         source = Running(HOST, tap.port, "a-token")
-        gateway = Gateway(GatewayOptions("memory://theirs", handshake_s=PATIENT_S), Authenticator.load(None), lambda: [source], may_grow=False)
+        gateway = Gateway(
+            GatewayOptions("memory://theirs", handshake_s=PATIENT_S),
+            Authenticator.load(None),
+            lambda: [source],
+            may_grow=False,
+        )
         await stack.enter_async_context(gateway)
         client = await stack.enter_async_context(connected(gateway.port))
         await client.request("session.create", config(script, session_id))

@@ -16,7 +16,20 @@ from sessionfs_s3.testing.gateway import gateway_here
 from sessionfs_s3.testing.model import Say, ScriptedModel, Stall
 from sessionfs_s3.testing.sdk_client import SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS
-from tests.gateway.wire import PATIENT_S, HOST, LOOKUP, begin_turn, config, connected, event, history, idle, refusal, said, turn
+from tests.gateway.wire import (
+    HOST,
+    LOOKUP,
+    PATIENT_S,
+    begin_turn,
+    config,
+    connected,
+    event,
+    history,
+    idle,
+    refusal,
+    said,
+    turn,
+)
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("gateway-takeover")]
 
