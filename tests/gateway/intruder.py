@@ -21,7 +21,7 @@ UNHEARD_OF = (
     "",
 )
 ONE_CONNECTION = 100
-"""Requests on one connection: a runtime may leave some of them unanswered, and a gateway takes so many of one client."""
+"""Requests on one connection: a runtime may leave some of them unanswered, and a gateway takes so many of a client."""
 
 
 def methods(*, own_runtime: bool = False) -> list[str]:

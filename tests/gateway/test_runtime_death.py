@@ -31,6 +31,7 @@ from tests.gateway.wire import (
     connected,
     event,
     events,
+    eventually,
     history,
     idle,
     said,
@@ -71,9 +72,7 @@ def home(gateway: Gateway, session_id: str) -> Runtime:
 
 
 async def all_serve(gateway: Gateway, count: int = 2) -> None:
-    async with asyncio.timeout(30):
-        while len([each for every in gateway.pools for each in every.runtimes]) < count:
-            await asyncio.sleep(0.02)
+    await eventually(lambda: len([each for every in gateway.pools for each in every.runtimes]) >= count)
 
 
 async def test_killed_while_idle(pair: Served, script: ScriptedModel, session_id: str) -> None:
@@ -118,7 +117,7 @@ async def test_killed_in_the_middle_of_a_turn(
         await asyncio.wait_for(stall.reached.wait(), 30)
         await asyncio.sleep(0.3)  # until the runtime has stored the question
         await kill(pair, home(gateway, session_id))
-        with pytest.raises(SdkFailure, match="the runtime of session .* ended"):
+        with pytest.raises(SdkFailure, match=r"the runtime of session .* ended"):
             await asyncio.wait_for(turning, AT_ONCE_S)
         assert await client.send(session_id, "Turn 2.") == "Second."
         assert said(await client.history(session_id)) == ["Turn 1.", "First.", "Long.", "Turn 2.", "Second."]
@@ -137,7 +136,7 @@ async def test_killed_while_somebody_waits(pair: Served, script: ScriptedModel, 
         await client.begin("session.history.compact", {"sessionId": session_id}, request_id="compacting")
         await asyncio.wait_for(stall.reached.wait(), 30)
         await kill(pair, home(gateway, session_id))
-        with pytest.raises(RpcError, match="the runtime .*ended"):
+        with pytest.raises(RpcError, match=r"the runtime .*ended"):
             await client.answer_to("compacting", deadline_s=AT_ONCE_S)
 
         await all_serve(gateway)
@@ -184,9 +183,7 @@ async def test_a_control_connection_that_is_lost(pair: Served, script: ScriptedM
         lost = home(gateway, session_id)
         assert lost._link is not None
         lost._link._stream.abort()
-        async with asyncio.timeout(AT_ONCE_S):
-            while lost.alive:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not lost.alive, deadline_s=AT_ONCE_S)
         assert said(await turn(client, session_id, "Turn 2.")) == ["Turn 2.", "Second."]
         assert home(gateway, session_id) is not lost
         await all_serve(gateway)
@@ -200,7 +197,7 @@ async def test_a_runtime_that_never_comes_up() -> None:
     gateway, _ = gateway_here(Path("/bin/false"), GatewayOptions("memory://none", handshake_s=4.0))
     async with gateway:
         async with raw_client(HOST, gateway.port) as client:
-            with pytest.raises(RpcError, match="^-32603: no runtime is free.*the runtime ended before it listened"):
+            with pytest.raises(RpcError, match=r"^-32603: no runtime is free.*the runtime ended before it listened"):
                 await client.request("connect", {}, deadline_s=30)
             assert client.ended == ""
         assert not gateway.ready

@@ -29,6 +29,7 @@ from sessionfs_s3.testing.model import Call, Say, ScriptedModel
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, raw_client
 from sessionfs_s3.testing.sdk_client import SdkClient
 from sessionfs_s3.testing.sdk_clients import python_client
+from sessionfs_s3.volume import Volume
 from tests.gateway import intruder
 from tests.gateway.issuer import claims, pem, settings, sign
 from tests.gateway.tenants_files import write
@@ -85,9 +86,13 @@ class Two:
 async def two_tenants(
     executable: Path, folder: Path, script: ScriptedModel, isolation: Literal["shared", "tenant"]
 ) -> AsyncIterator[Two]:
-    tokens, key = {}, rsa.generate_private_key(65537, 2048)
+    tokens: dict[str, str] = {}
+    key = rsa.generate_private_key(65537, 2048)
     rows: dict[str, list[dict[str, object]]] = {"acme": [], "bravo": []}
-    more = {"limited": {"sessions": ["work", "own-*"]}, "old": {"expires": datetime.now(UTC) - timedelta(hours=1)}}
+    more: dict[str, dict[str, object]] = {
+        "limited": {"sessions": ["work", "own-*"]},
+        "old": {"expires": datetime.now(UTC) - timedelta(hours=1)},
+    }
     for label, tenant in (("a", "acme"), ("b", "bravo"), ("limited", "bravo"), ("old", "acme")):
         tokens[label], hashed = new_token()
         rows[tenant].append({"label": label, "hash": hashed, **more.get(label, {})})
@@ -296,10 +301,10 @@ async def nothing_of_the_others_is_stored(two: Two) -> None:
             assert own
 
 
-async def walk(volume: object, folder: str) -> AsyncIterator[str]:
-    for name in await volume.readdir(folder):  # type: ignore[attr-defined]
+async def walk(volume: Volume, folder: str) -> AsyncIterator[str]:
+    for name, kind in await volume.readdir_with_types(folder):
         path = f"{folder.rstrip('/')}/{name}"
-        if (await volume.stat(path)).is_directory:  # type: ignore[attr-defined]
+        if kind == "directory":
             async for each in walk(volume, path):
                 yield each
         else:
