@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -172,7 +173,8 @@ async def intrude(two: Two, *, own_runtime: bool) -> None:
             assert said(own) == ["Bravo turn.", "Bravo answer."]
             # Ids are a tenant's own: who creates a session under an id of A's has one of that name.
             every = [each for each in intruder.methods(own_runtime=own_runtime) if each != "session.create"]
-            for shape in intruder.shapes(ONLY_A):
+            # With a runtime of its own there is less in reach: parameters that break rules are tried on a shared one.
+            for shape in itertools.islice(intruder.shapes(ONLY_A), 2 if own_runtime else None):
                 some = await intruder.ask_all(port, token, [(each, shape) for each in every], rest_s=REST_S)
                 # Whatever it is, it is answered.
                 connections = -(-len(every) // intruder.ONE_CONNECTION)
@@ -183,8 +185,11 @@ async def intrude(two: Two, *, own_runtime: bool) -> None:
             about_own = [(each, intruder.params_about(SAME)) for each in every]
             received += await intruder.ask_all(port, token, about_own, rest_s=REST_S)
             received += listener.received
-        assert len(received) > 3000
+        assert len(received) > 1000
         check(received)
+        async with connected(port, token=token) as after:
+            await after.request("session.create", config(two.script, "after"))
+            assert said(await turn(after, "after", "Bravo turn.")) == ["Bravo turn.", "Bravo answer."]
         assert two.turns >= 1
     finally:
         stop.set()
