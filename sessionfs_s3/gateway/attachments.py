@@ -97,12 +97,16 @@ class Attachments:
         session, method = pending.session, pending.request.method
         if session is None:
             return
-        failed = "error" in response.body
+        failed = "error" in response.body or _is_not_found(response.body.get("result"))
         if method in OPENING:
-            if failed and not pending.attached_before:
+            if not failed:
+                session.exists = True
+                if method in _REPEATABLE:
+                    self._opened[session.id] = pending.request.params
+            elif not pending.attached_before:
                 self._sessions.detach(session, self._client)
-            elif not failed and method in _REPEATABLE:
-                self._opened[session.id] = pending.request.params
+                if not session.exists and not session.attached:
+                    self._sessions.close_soon(session)
         elif method == "session.shutdown" and not failed:
             # The runtime would keep a session that takes messages and does nothing.
             for client in list(session.attached):
@@ -121,3 +125,8 @@ class Attachments:
         if self._gateway.draining:
             raise RpcError(FAILED, "this gateway is going down: connect again, and resume the session")
         self._client.tenant.usage.check_stored()
+
+
+def _is_not_found(answer: Json) -> bool:
+    """Whether it is what ``sessions.open`` answers where there is no such session."""
+    return isinstance(answer, Mapping) and cast("Mapping[str, Json]", answer).get("status") == "not_found"

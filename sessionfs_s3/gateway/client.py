@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.attachments import Attachments
-from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open, unhandled
+from sessionfs_s3.gateway.errors import FAILED, RpcError, as_answer, failed, not_open, unhandled
 from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
 from sessionfs_s3.gateway.lanes import Lanes
 from sessionfs_s3.gateway.limits import LimitExceeded
@@ -182,7 +182,7 @@ class Client:
             message = parse(body)
         except Malformed as problem:
             self._count()
-            await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
+            await self.send(messages.error(problem.id, as_answer(problem)))
             return None
         if isinstance(message, Response):
             if not await self._relays.answer(message):
@@ -215,7 +215,7 @@ class Client:
             self._usage.request()
             self._route(pending)
         except (RpcError, LimitExceeded) as problem:
-            self._pending.fail(pending, RpcError(problem.code, str(problem)))
+            self._pending.fail(pending, as_answer(problem))
         # The client is behind with its answers: it is not asked for more before it has taken them.
         await self._stream.drain()
         return pending.step
@@ -376,7 +376,7 @@ class Client:
             try:
                 await step()
             except (RpcError, LimitExceeded, Malformed) as problem:
-                failure = RpcError(problem.code, str(problem))
+                failure = as_answer(problem)
             except OSError:
                 failure = RpcError(FAILED, "the runtime ended before it answered")
             except Exception as problem:

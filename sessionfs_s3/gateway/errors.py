@@ -6,7 +6,7 @@ again. Imports nothing of the gateway.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 METHOD_NOT_FOUND: Final = -32601
 FAILED: Final = -32603
@@ -32,6 +32,20 @@ class RpcError(Exception):
     def __str__(self) -> str:
         """Return the message: the code has a place of its own."""
         return self.message
+
+
+class Coded(Protocol):
+    """An exception that knows its JSON-RPC code; its text is its message."""
+
+    @property
+    def code(self) -> int:
+        """JSON-RPC's number of the error."""
+        ...
+
+
+def as_answer(problem: Coded) -> RpcError:
+    """Return *problem* as an error answer."""
+    return problem if isinstance(problem, RpcError) else RpcError(problem.code, str(problem))
 
 
 def failed(method: str, why: str) -> RpcError:

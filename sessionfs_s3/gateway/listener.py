@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
 from sessionfs_s3.gateway.client import Client
-from sessionfs_s3.gateway.errors import RpcError
+from sessionfs_s3.gateway.errors import RpcError, as_answer
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.logs import know
@@ -153,7 +153,7 @@ class Listener:
             try:
                 message = parse(body)
             except Malformed as problem:
-                await stream.write(messages.error(problem.id, RpcError(problem.code, str(problem))))
+                await stream.write(messages.error(problem.id, as_answer(problem)))
                 continue
             if not isinstance(message, Request):
                 continue
@@ -164,7 +164,7 @@ class Listener:
                 self._gateway.metrics.handshake(problem)
                 limit.reschedule(asyncio.get_running_loop().time() + self._options.handshake_s)
                 if not message.is_notification:
-                    told = RpcError(problem.code, str(problem))
+                    told = as_answer(problem)
                     await stream.write(messages.error(message.id, told))
         return None, None
 

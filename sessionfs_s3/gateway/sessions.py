@@ -77,6 +77,7 @@ class OpenSession:
         provider: what answers its runtime.
         handlers: the SDK's handlers over that.
         busy: whether a turn is running.
+        exists: whether the runtime has opened it: nobody is told of one that could not be resumed.
         quiet: set while none of the runtime's file requests is being answered.
         gone: done when the session has been let go.
     """
@@ -88,6 +89,7 @@ class OpenSession:
         self.runtime = runtime
         self.attached: set[Attached] = set()
         self.busy = False
+        self.exists = False
         self.quiet = asyncio.Event()
         self.quiet.set()
         self._asked = 0

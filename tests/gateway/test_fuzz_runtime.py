@@ -16,7 +16,7 @@ import pytest
 from sessionfs_s3.gateway.lanes import STEPS_MAX
 from sessionfs_s3.gateway.link import Link
 from sessionfs_s3.gateway.server import Gateway
-from sessionfs_s3.testing.fake_runtime import EVENTS, FakeRuntime, Misdeed, Peer, fake_runtime
+from sessionfs_s3.testing.fake_runtime import EVENTS, FakeRuntime, Peer, fake_runtime
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, framed
 from tests.gateway.fakes import GENEROUS_S, all_gone, answers_to, client_of, contents, gateway_before, neighbour, until
 
@@ -283,22 +283,21 @@ async def test_a_runtime_that_fails_in_any_phase_is_replaced_and_the_client_is_t
 
 async def test_a_runtime_that_stops_reading_holds_up_neither_other_runtimes_nor_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with beside() as (gateway, bad):
-        async with client_of(gateway) as client:
-            await open_on(gateway, bad, client)
-            await use(client)
-            peer = next(iter(bad.sessions["victim"].attached))
-            peer.reading.clear()
-            large = "x" * 200_000
-            lost = [await client.begin("session.send", {"sessionId": "victim", "prompt": large}) for _ in range(100)]
-            pong = await client.request("ping", deadline_s=GENEROUS_S)
-            assert pong["protocolVersion"] == 3
-            answers = await answers_to(client, lost)
-            # What was on its way is lost, and said to be; what waited goes on over a new connection.
-            assert "ended" in answers[lost[1]]["error"]["message"]
-            assert "result" in answers[lost[-1]]
-            peer.reading.set()
-            await until(lambda: peer not in bad.peers)
+    async with beside() as (gateway, bad), client_of(gateway) as client:
+        await open_on(gateway, bad, client)
+        await use(client)
+        peer = next(iter(bad.sessions["victim"].attached))
+        peer.reading.clear()
+        large = "x" * 200_000
+        lost = [await client.begin("session.send", {"sessionId": "victim", "prompt": large}) for _ in range(100)]
+        pong = await client.request("ping", deadline_s=GENEROUS_S)
+        assert pong["protocolVersion"] == 3
+        answers = await answers_to(client, lost)
+        # What was on its way is lost, and said to be; what waited goes on over a new connection.
+        assert "ended" in answers[lost[1]]["error"]["message"]
+        assert "result" in answers[lost[-1]]
+        peer.reading.set()
+        await until(lambda: peer not in bad.peers)
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 200, f"{grown_mib:.0f} MiB"
 
