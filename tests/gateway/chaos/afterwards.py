@@ -16,7 +16,7 @@ from sessionfs_s3.volume import Volume
 
 from .cluster import Cluster
 from .driver import HOST
-from .oracle import Event, problems_of_files, problems_of_history, problems_of_log
+from .oracle import Event, problems_of_files, problems_of_history, problems_of_log, without_tools
 from .turns import Ledger
 
 TENANT: Final = "default"
@@ -63,10 +63,14 @@ async def _problems_of_volume(volume: Volume, ledger: Ledger) -> list[str]:
     tables = await volume.sqlite_query("query", "SELECT name FROM sqlite_master WHERE name = 'done'")
     noted = await volume.sqlite_query("query", "SELECT name FROM done") if tables and tables.rows else None
     rows = [str(row["name"]) for row in noted.rows] if noted else []
+    events = _events(log)
+    without = without_tools(events)
+    problems = [f"{len(without)} turns had no tool"] if len(without) > max(2, len(ledger.turns) // 10) else []
     return [
+        *problems,
         *problems_of_log(log),
-        *problems_of_history(ledger, _events(log)),
-        *problems_of_files(ledger, files, rows),
+        *problems_of_history(ledger, events),
+        *problems_of_files(ledger, files, rows, without),
     ]
 
 

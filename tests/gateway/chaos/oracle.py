@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -68,14 +69,35 @@ def problems_of_history(ledger: Ledger, events: Sequence[Event]) -> list[str]:
             problems.append(f"{told}, and was acknowledged")
         elif max(len(each) for each in where) > 1 or len(where[1]) > len(where[0]):
             problems.append(told)
-        elif where[1]:
+        elif turn.acknowledged_s is not None:
             apart = _SHARED_APART if ledger.shared else _APART
             problems += _problems_within(turn, events[where[0][0] : where[1][0]], apart)
     return problems + _problems_of_order(ledger.acknowledged, asked, answered)
 
 
-def problems_of_files(ledger: Ledger, files: Mapping[str, str], rows: Sequence[str]) -> list[str]:
-    """Return what is wrong with what the turns wrote: *files* by path, and the *rows* of their table."""
+def without_tools(events: Sequence[Event]) -> frozenset[str]:
+    """Return the prompts of the turns to which the runtime offered no tool, as their history itself says.
+
+    Runtime 1.0.102 holds a turn now and then without any tool, those of its own included, while it tries again, in the
+    background and in vain where there is no network, to apply an organization's plugins (``session.warning``).
+    """
+    prompts: set[str] = set()
+    prompt = ""
+    for event in events:
+        if event["type"] == "user.message":
+            prompt = event["data"]["content"]
+        elif event["type"] == "tool.execution_complete" and _NO_TOOL.fullmatch(_failure(event)):
+            prompts.add(prompt)
+    return frozenset(prompts)
+
+
+def problems_of_files(
+    ledger: Ledger, files: Mapping[str, str], rows: Sequence[str], without: frozenset[str] = frozenset()
+) -> list[str]:
+    """Return what is wrong with what the turns wrote: *files* by path, and the *rows* of their table.
+
+    Nothing is asked of the turns whose prompts are in *without*: they had no tool.
+    """
     problems: list[str] = []
     made = {turn.file: turn.name for turn in ledger.turns if turn.kind == "create"}
     problems += [f"{path} holds {text!r}" for path, text in files.items() if made.get(path) != text]
@@ -83,6 +105,8 @@ def problems_of_files(ledger: Ledger, files: Mapping[str, str], rows: Sequence[s
     noted = {turn.name for turn in ledger.turns if turn.kind == "sql"}
     problems += [f"row {name} is there {n} times" for name, n in times.items() if n > 1 or name not in noted]
     for turn in ledger.acknowledged:
+        if turn.prompt in without:
+            continue
         if turn.kind == "create" and turn.file not in files:
             problems.append(f"{turn.file} is lost")
         if turn.kind == "sql" and turn.name not in times:
@@ -109,12 +133,23 @@ def _problems_within(turn: Turn, events: Sequence[Event], apart: frozenset[str])
     if not events:
         return [f"turn {turn.name} is answered before it is asked"]
     problems = [f"turn {turn.name} is torn apart by {each['type']}" for each in events[1:] if each["type"] in apart]
-    results = [each["data"] for each in events if each["type"] == "tool.execution_complete"]
-    if len(results) != (turn.kind != "say") or not all(each["success"] for each in results):
-        problems.append(f"turn {turn.name}: its tool said {[each.get('error', each['success']) for each in results]}")
-    elif turn.kind == "lookup" and results[0]["result"]["content"] != known_as(turn.name):
-        problems.append(f"turn {turn.name}: its tool said {results[0]['result']['content']!r}")
+    results = [each for each in events if each["type"] == "tool.execution_complete"]
+    if without_tools(events):
+        return problems
+    if len(results) != (turn.kind != "say") or any(_failure(each) for each in results):
+        problems.append(f"turn {turn.name}: its tool said {[_failure(each) for each in results]}")
+    elif turn.kind == "lookup" and (said := results[0]["data"]["result"]["content"]) != known_as(turn.name):
+        problems.append(f"turn {turn.name}: its tool said {said!r}")
     return problems
+
+
+_NO_TOOL = re.compile("Tool '[a-z]+' does not exist\\.")
+
+
+def _failure(completed: Event) -> str:
+    """Return what a tool that failed said; "" when it did not."""
+    data = completed["data"]
+    return "" if data["success"] else str(data.get("error", {}).get("message", "it failed"))
 
 
 def _problems_of_order(

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from .oracle import Event, problems_of_files, problems_of_history, problems_of_log
+from .oracle import Event, problems_of_files, problems_of_history, problems_of_log, without_tools
 from .turns import Ledger, Turn, known_as
 
 SAY = Turn("s-1", "say", 1.0, 2.0)
 CREATE = Turn("s-2", "create", 3.0, 4.0)
 LOOKUP = Turn("s-3", "lookup", 5.0)
+HEARD = Turn("s-3", "lookup", 5.0, 5.5)
 SQL = Turn("s-4", "sql", 6.0, 7.0)
 
 
@@ -100,12 +101,24 @@ def test_turns_that_are_lost_or_repeated_or_moved(events: list[Event], found: st
 
 
 def test_a_tool_that_failed_or_said_something_else() -> None:
-    events = history(SQL, LOOKUP)
+    events = history(HEARD, SQL)
     results = [each["data"] for each in events if each["type"] == "tool.execution_complete"]
-    results[0]["success"] = False
-    results[1]["result"]["content"] = "known: another"
-    problems = problems_of_history(ledger(SQL, LOOKUP), events)
-    assert problems == ["turn s-4: its tool said [False]", "turn s-3: its tool said 'known: another'"]
+    results[0]["result"]["content"] = "known: another"
+    results[1]["success"] = False
+    problems = problems_of_history(ledger(HEARD, SQL), events)
+    assert problems == ["turn s-3: its tool said 'known: another'", "turn s-4: its tool said ['it failed']"]
+
+
+def test_a_turn_without_any_tool_is_not_asked_for_what_it_could_not_do() -> None:
+    events = history(CREATE, SQL)
+    results = [each["data"] for each in events if each["type"] == "tool.execution_complete"]
+    results[1].update(success=False, error={"message": "Tool 'sql' does not exist."})
+    assert problems_of_history(ledger(CREATE, SQL), events) == []
+    without = without_tools(events)
+    assert without == {SQL.prompt}
+    assert problems_of_files(ledger(CREATE, SQL), {}, [], without) == [f"{CREATE.file} is lost"]
+    results[1].update(error={"message": "database is locked"})
+    assert without_tools(events) == frozenset()
 
 
 def test_a_turn_into_which_another_one_falls() -> None:
