@@ -288,12 +288,7 @@ class Sessions:
     async def _leave(self, session: OpenSession) -> None:
         session.tenant.usage.close_session(session.id)
         _remember(session.tenant.epochs, session.id, session.provider.epoch)
-        try:
-            if session.runtime.alive:
-                async with asyncio.timeout(ANSWER_DEADLINE_S):
-                    await session.runtime.request("sessions.close", {"sessionId": session.id})
-        except (RpcError, OSError, TimeoutError) as problem:
-            _logger.warning("closing session %s: %s", session.id, problem, extra=_extra(session))
+        dropped = await self._dropped(session)
         try:
             if session.runtime.alive:
                 await session.quiet.wait()
@@ -302,10 +297,24 @@ class Sessions:
             # Nobody is left to be told: what was acknowledged as stored is stored.
             _logger.warning("letting session %s go: %s", session.id, problem, extra=_extra(session))
         finally:
-            session.runtime.sessions.pop(session.id, None)
+            if dropped or not session.runtime.alive:
+                # Otherwise the runtime may still write what it holds of the session: nobody's comes to lie there again.
+                session.runtime.sessions.pop(session.id, None)
             session.tenant.leaving.pop(session.id, None)
             session.gone.set_result(None)
             _logger.info("a session is closed", extra=_extra(session))
+
+    async def _dropped(self, session: OpenSession) -> bool:
+        """Make the runtime write what it still has and drop the session; return whether it said that it has."""
+        if not session.runtime.alive:
+            return False
+        try:
+            async with asyncio.timeout(ANSWER_DEADLINE_S):
+                await session.runtime.request("sessions.close", {"sessionId": session.id})
+        except (RpcError, OSError, TimeoutError) as problem:
+            _logger.warning("closing session %s: %s", session.id, problem, extra=_extra(session))
+            return False
+        return True
 
     def _tell_error(self, session: OpenSession, message: str) -> None:
         event = session_error(session.id, message)
