@@ -13,6 +13,7 @@ from sessionfs_s3.gateway.limits import TenantLimits
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Running
 from sessionfs_s3.gateway.server import Gateway
+from tests.gateway.fakes import until
 
 STALL_S = 2.0
 FRAME_S = 3.0
@@ -25,8 +26,7 @@ async def serve(store: str, *ports: str) -> None:
     known = Authenticator.load(None, limits=LIMITS)
     sources = [Running("127.0.0.1", int(port), None) for port in ports]
     async with Gateway(options, known, lambda: list(sources), may_grow=False) as gateway:
-        while not all(len(pool.runtimes) == len(sources) for pool in gateway.pools):
-            await asyncio.sleep(0.02)
+        await until(lambda: all(len(pool.runtimes) == len(sources) for pool in gateway.pools))
         print(f"listening on port {gateway.port}", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
