@@ -102,7 +102,7 @@ PING = framed({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"message"
 async def send_for_ever(client: RawClient) -> None:
     while True:
         await client.send_bytes(PING * 20)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.02)
 
 
 async def never_reads(port: int, rng: random.Random, over: asyncio.Event) -> None:
