@@ -28,7 +28,7 @@ from sessionfs_s3.gateway.messages import (
     Request,
     Response,
     encode,
-    parse,
+    parse_of_client,
 )
 from sessionfs_s3.gateway.methods import (
     OPENING,
@@ -179,15 +179,19 @@ class Client:
 
     async def _read(self, body: bytes) -> asyncio.Task[None] | None:
         try:
-            message = parse(body)
+            message = parse_of_client(body)
         except Malformed as problem:
             self._count()
             await self.send(messages.error(problem.id, as_answer(problem)))
             return None
         if isinstance(message, Response):
-            if not await self._relays.answer(message):
+            answer = self._relays.answer(message)
+            if answer is None:
                 self._count()
-            return None
+                return None
+            relay, told = answer
+            # In a lane of the runtime's own: one that does not read holds up its own sessions only.
+            return self._lanes.enter(f"\0{relay.runtime.name}", lambda: relay.pass_on(told))
         return await self.take(message)
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:

@@ -28,7 +28,7 @@ class TenantLimits(BaseModel):
     requests_per_s: float = Field(default=100.0, gt=0, le=1e6, description="Requests a second, in the long run.")
     burst: int = Field(default=200, ge=1, le=10**6, description="Requests at once, after a pause.")
     frame_bytes_max: int = Field(
-        default=FRAME_BYTES_MAX, ge=1024, le=FRAME_BYTES_MAX, description="The largest message from a client."
+        default=16 * 1024 * 1024, ge=1024, le=FRAME_BYTES_MAX, description="The largest message from a client."
     )
 
     def overridden(self, by: TenantLimits) -> TenantLimits:

@@ -64,7 +64,12 @@ class Listener:
         """Listen. Raises OSError when the address is in use or not this machine's."""
         options = self._options
         self._server = await asyncio.start_server(
-            self._accept, options.host, options.port, ssl=options.tls, backlog=512
+            self._accept,
+            options.host,
+            options.port,
+            ssl=options.tls,
+            ssl_handshake_timeout=None if options.tls is None else options.handshake_s,
+            backlog=512,
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -120,7 +125,7 @@ class Listener:
             if client is None:
                 _logger.debug("a connection ends: it did not say who it is")
             else:
-                await client.run(first)
+                await self._run(client, first)
         except TimeoutError as problem:
             metrics.handshake(problem)
             _logger.info("a connection is dropped: it did not say in time who it is")
@@ -135,6 +140,18 @@ class Listener:
                 _logger.info("a client has left")
             metrics.closed(stream)
             stream.abort() if client is None else stream.close()
+
+    async def _run(self, client: Client, first: Request | None) -> None:
+        """Serve *client* until it goes, or until its credential has expired."""
+        expires_s = client.identity.expires_s
+        if expires_s is None:
+            await client.run(first)
+            return
+        expiring = asyncio.get_running_loop().call_later(max(0.0, expires_s - time.time()), client.drop)
+        try:
+            await client.run(first)
+        finally:
+            expiring.cancel()
 
     async def _greet(
         self, stream: FrameStream, peer: str, limit: asyncio.Timeout

@@ -15,6 +15,7 @@ from typing import Final, NoReturn, cast
 import orjson
 
 from sessionfs_s3.gateway.errors import RpcError
+from sessionfs_s3.gateway.frames import LARGE_BYTES
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -24,6 +25,10 @@ Json = object
 Id = str | int | float | None
 
 _ID_CHARS_MAX: Final = 256
+_BYTES_PER_CONTAINER_MIN: Final = 8
+"""A large text of nothing but brackets takes 30 times its size as objects, 2 GB for one message. What programs send has
+far fewer, also where it is text that holds JSON."""
+
 _DEPTH_MAX: Final = 126
 """Of what a runtime reads below ``params``."""
 
@@ -60,6 +65,13 @@ class Response:
 
     id: Id
     body: Mapping[str, Json]
+
+
+def parse_of_client(text: bytes) -> Request | Response:
+    """Return the message that *text* is, unless it is made to take far more memory than its size. Raises Malformed."""
+    if len(text) >= LARGE_BYTES and (text.count(b"[") + text.count(b"{")) * _BYTES_PER_CONTAINER_MIN > len(text):
+        raise Malformed(INVALID_REQUEST, "more arrays and objects than a message of this size may hold")
+    return parse(text)
 
 
 def parse(text: bytes) -> Request | Response:

@@ -51,6 +51,11 @@ class Relay:
         """Pass a message of the client's on to the runtime. Raises ConnectionError."""
         await self._stream.write(body)
 
+    async def pass_on(self, body: bytes) -> None:
+        """Send the runtime what it may be gone for: the reader finds that out, too."""
+        with contextlib.suppress(OSError):
+            await self.send(body)
+
     async def aclose(self) -> None:
         """Leave the runtime: it detaches the client from its sessions."""
         self._stream.close()
@@ -153,19 +158,16 @@ class Relays:
         self._asked[number] = (relay, request.id)
         return body
 
-    async def answer(self, response: Response) -> bool:
-        """Pass an answer of the client on to whoever asked; return whether anybody waited for it."""
+    def answer(self, response: Response) -> tuple[Relay, bytes] | None:
+        """Return where to pass an answer of the client on to, and as what; None where nobody waits for it."""
         asked = self._asked.pop(response.id, None)
         if asked is None:
-            return False
+            return None
         relay, number = asked
         try:
-            body = encode(Response(number, response.body))
+            return relay, encode(Response(number, response.body))
         except Malformed as problem:
-            body = error(number, RpcError(FAILED, f"the client's answer: {problem}"))
-        with contextlib.suppress(OSError):  # the relay's reader finds that out, too
-            await relay.send(body)
-        return True
+            return relay, error(number, RpcError(FAILED, f"the client's answer: {problem}"))
 
     def ended(self, relay: Relay) -> None:
         """Forget a connection that is lost."""

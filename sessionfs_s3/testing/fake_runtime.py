@@ -1,4 +1,4 @@
-"""An impostor of the Copilot runtime, in the test's own event loop: as much of its wire as a gateway needs, and misdeeds.
+"""An impostor of the Copilot runtime in the test's own event loop: what a gateway needs of its wire, and misdeeds.
 
 It keeps the runtime's rules of one sticky provider slot, of who is attached to a session, and of whose files are asked
 for when; a conversation with it is an echo that is stored through the provider. A test that sets
@@ -60,6 +60,11 @@ class Peer:
     async def send(self, message: Mapping[str, object]) -> None:
         """Send *message* in a frame, with ``jsonrpc`` where it lacks it."""
         await self.send_bytes(framed({"jsonrpc": "2.0", **message}))
+
+    def post(self, message: Mapping[str, object]) -> None:
+        """Send a notification without waiting, as the runtime does: who does not read holds up nobody."""
+        if not self.writer.is_closing():
+            self.writer.write(framed({"jsonrpc": "2.0", **message}))
 
     async def begin(self, method: str, params: Mapping[str, object]) -> int:
         """Ask without waiting for the answer; return the request's id."""
@@ -140,18 +145,18 @@ class FakeRuntime:
         for peer in list(self.peers):
             peer.drop()
 
-    async def emit(self, session_id: str, kind: str, data: Mapping[str, object], *, to: Peer | None = None) -> None:
+    def emit(self, session_id: str, kind: str, data: Mapping[str, object], *, to: Peer | None = None) -> None:
         """Send an event of *session_id* to who is attached to it, or to one connection, attached or not."""
         event = {"id": str(uuid4()), "type": kind, "data": data, "timestamp": "2026-01-01T00:00:00.000Z"}
         message = {"method": "session.event", "params": {"sessionId": session_id, "event": event}}
         session = self.sessions.get(session_id, _Session())
         for peer in [to] if to is not None else list(session.attached):
-            await peer.send(message)
+            peer.post(message)
 
-    async def broadcast(self, kind: str, session_id: str) -> None:
+    def broadcast(self, kind: str, session_id: str) -> None:
         """Tell every connection of a session's lifecycle, as the runtime does."""
         for peer in list(self.peers):
-            await peer.send({"method": "session.lifecycle", "params": {"type": kind, "sessionId": session_id}})
+            peer.post({"method": "session.lifecycle", "params": {"type": kind, "sessionId": session_id}})
 
     async def file(self, operation: str, session_id: str, **params: object) -> Json:
         """Ask the provider. Raises as :meth:`Peer.ask`, and RpcError where there is none."""
@@ -257,7 +262,7 @@ class FakeRuntime:
             self.sessions[name] = _Session(turns=turns)
             await self.file("mkdir", name, path="/session-state/files", recursive=True)
         self.sessions[name].attached.add(peer)
-        await self.broadcast("session.created", name)
+        self.broadcast("session.created", name)
         return {"sessionId": name, "workspacePath": None}
 
     async def _in_session(self, method: str, name: str, params: Json) -> object:
@@ -266,8 +271,8 @@ class FakeRuntime:
             session.turns += 1
             line = json.dumps({"turn": session.turns, "prompt": params.get("prompt")}) + "\n"
             await self.file("appendFile", name, path=EVENTS, content=line)
-            await self.emit(name, "assistant.message", {"content": f"{session.turns}: {params.get('prompt')}"})
-            await self.emit(name, "session.idle", {})
+            self.emit(name, "assistant.message", {"content": f"{session.turns}: {params.get('prompt')}"})
+            self.emit(name, "session.idle", {})
             return {"messageId": str(uuid4())}
         if method == "session.getMessages":
             stored = await self.file("readFile", name, path=EVENTS)

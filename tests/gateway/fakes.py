@@ -37,10 +37,7 @@ async def gateway_before(
 ) -> AsyncIterator[Gateway]:
     """Serve before *runtimes*, with a store of its own in memory; everything is closed at the end."""
     given: dict[str, Any] = {"store": f"memory://fuzz-{next(_stores)}", "drain_s": 2.0} | options
-    if tenants is None:
-        known = Authenticator.load(None, limits=limits)
-    else:
-        known = Authenticator.load(tenants)
+    known = Authenticator.load(tenants) if tenants else Authenticator.load(None, limits=limits)
     sources = [Running(HOST, runtime.port, runtime.token) for runtime in runtimes]
     async with Gateway(GatewayOptions(**given), known, lambda: list(sources), may_grow=False) as gateway:
         await until(lambda: sum(len(pool.runtimes) for pool in gateway.pools) == len(runtimes) or gateway.draining)

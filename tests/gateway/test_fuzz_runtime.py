@@ -21,7 +21,7 @@ from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, framed
 from tests.gateway.fakes import GENEROUS_S, all_gone, answers_to, client_of, contents, gateway_before, neighbour, until
 
 SEED = int(os.environ.get("SESSIONFS_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
-SHORT_S = 1.0
+SHORT_S = 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +30,18 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sessionfs_s3.gateway.sessions.ANSWER_DEADLINE_S", SHORT_S)
     monkeypatch.setattr("sessionfs_s3.gateway.runtimes.ANSWER_DEADLINE_S", SHORT_S)
     monkeypatch.setattr("sessionfs_s3.gateway.pool.BACKOFF_S_MAX", 0.2)
-    monkeypatch.setitem(Link.request.__kwdefaults__, "deadline_s", SHORT_S)
+    monkeypatch.setitem(Link.request.__kwdefaults__ or {}, "deadline_s", SHORT_S)
 
 
 @asynccontextmanager
 async def beside() -> AsyncIterator[tuple[Gateway, FakeRuntime]]:
     """A gateway before two runtimes: a good one with a neighbour on it, and the one that is to misbehave."""
-    async with fake_runtime() as good, fake_runtime() as bad, gateway_before(good, bad) as gateway:
+    async with fake_runtime() as first, fake_runtime() as second, gateway_before(first, second) as gateway:
         baseline = len(asyncio.all_tasks())
         async with neighbour(gateway) as one:
             await until(lambda: one.turns > 1)
             # The neighbour is on one of them; the next session goes to the other.
-            if "neighbour" in bad.sessions:
-                good, bad = bad, good
+            bad = second if "neighbour" in first.sessions else first
             yield gateway, bad
             bad.misdeed = None
             turns = one.turns
@@ -52,11 +51,10 @@ async def beside() -> AsyncIterator[tuple[Gateway, FakeRuntime]]:
         await until(lambda: len(asyncio.all_tasks()) <= baseline + 2)
 
 
-async def open_on(gateway: Gateway, runtime: FakeRuntime, client: RawClient, session_id: str = "victim") -> None:
+async def open_on(runtime: FakeRuntime, client: RawClient, session_id: str = "victim") -> None:
     """Open a session on *runtime*, which is the one with fewer."""
     await client.request("session.create", {"sessionId": session_id})
     assert session_id in runtime.sessions
-    del gateway
 
 
 async def use(client: RawClient, session_id: str = "victim") -> Any:
@@ -68,7 +66,8 @@ async def use(client: RawClient, session_id: str = "victim") -> Any:
                 return await client.request("session.send", said, deadline_s=GENEROUS_S)
             except RpcError as problem:
                 # What was under way when it was lost; the next try resumes the session elsewhere.
-                assert "ended" in problem.message or "reached" in problem.message, problem
+                if "ended" not in problem.message and "reached" not in problem.message:
+                    raise
                 await asyncio.sleep(0.05)
 
 
@@ -86,27 +85,25 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda data: repr(data[:30]))
 @pytest.mark.parametrize("where", ["link", "relay"])
-async def test_garbage_from_a_runtime_ends_what_it_came_over_and_the_session_goes_on(
-    garbage: bytes, where: str
-) -> None:
+async def test_garbage_from_a_runtime_ends_what_it_came_over_and_the_session_goes_on(where: str) -> None:
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         await use(client)
-        link = bad.holder
-        assert link is not None
-        peer = link if where == "link" else next(iter(bad.sessions["victim"].attached))
-        await peer.send_bytes(garbage)
-        if garbage.endswith(b"{"):
-            peer.drop()
-        if where == "link":
-            await until(lambda: not bad.peers or bad.holder is not link)
-            bad.crash()
-        await until(lambda: peer not in bad.peers)
-        await use(client)
+        for garbage in GARBAGE:
+            link = bad.holder
+            assert link is not None
+            peer = link if where == "link" else next(iter(bad.sessions["victim"].attached))
+            await peer.send_bytes(garbage)
+            if garbage.endswith(b"{"):
+                peer.drop()
+            await until(lambda gone=peer: gone not in bad.peers)  # type: ignore[misc]  # bound now
+            if where == "link":
+                bad.crash()
+                await until(lambda: bad.holder is not None)
+            await use(client)
         stored = await client.request("session.getMessages", {"sessionId": "victim"})
-        assert [each["prompt"] for each in stored["events"]] == ["again", "again"]
+        assert [each["prompt"] for each in stored["events"]] == ["again"] * (1 + len(GARBAGE))
 
 
 async def test_answers_that_nobody_asked_for_or_that_come_twice_are_nothing() -> None:
@@ -119,7 +116,7 @@ async def test_answers_that_nobody_asked_for_or_that_come_twice_are_nothing() ->
         return False
 
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         bad.misdeed = twice
         for _ in range(5):
             assert await client.request("session.abort", {"sessionId": "victim"}) == {"n": 1}
@@ -140,7 +137,7 @@ async def test_a_resume_of_the_gateways_own_that_is_answered_twice_is_answered()
         return False
 
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         await use(client)
         bad.crash()
         bad.misdeed = twice
@@ -156,7 +153,7 @@ async def test_requests_that_are_never_answered_hold_up_nothing_else_and_end_wit
 
     async with beside() as (gateway, bad):
         async with client_of(gateway) as client:
-            await open_on(gateway, bad, client)
+            await open_on(bad, client)
             bad.misdeed = never
             waiting = [await client.begin("session.abort", {"sessionId": "victim"}) for _ in range(20)]
             await use(client)
@@ -176,7 +173,7 @@ async def test_file_requests_of_every_kind_are_answered_once_each() -> None:
     print(f"SESSIONFS_FUZZ_SEED={SEED}")
     rng = random.Random(SEED)
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         link = bad.holder
         assert link is not None
         operations = ["readFile", "writeFile", "appendFile", "exists", "stat", "mkdir", "readdir", "rename", "rm"]
@@ -199,7 +196,7 @@ async def test_file_requests_of_every_kind_are_answered_once_each() -> None:
 async def test_a_file_of_a_session_that_is_open_elsewhere_is_not_reached() -> None:
     """The neighbour's session is on the other runtime: this one has no business with it."""
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         for session_id in ("neighbour", "nobody", "", "victim/../neighbour", "default"):
             with pytest.raises(RpcError, match="not open on this gateway"):
                 await bad.file("readFile", session_id, path=EVENTS)
@@ -211,11 +208,11 @@ async def test_a_file_of_a_session_that_is_open_elsewhere_is_not_reached() -> No
 
 async def test_events_of_sessions_that_are_not_there_reach_nobody_and_requests_about_them_are_refused() -> None:
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         peer = next(iter(bad.sessions["victim"].attached))
         seen = len(client.received)
         for session_id in ("neighbour", "nobody", ""):
-            await bad.emit(session_id, "assistant.message", {"content": "secret"}, to=peer)
+            bad.emit(session_id, "assistant.message", {"content": "secret"}, to=peer)
             await peer.send({"method": "session.lifecycle", "params": {"type": "x", "sessionId": session_id}})
             with pytest.raises(RpcError, match="no client answers"):
                 await peer.ask("userInput.request", {"sessionId": session_id})
@@ -228,7 +225,7 @@ async def test_events_of_sessions_that_are_not_there_reach_nobody_and_requests_a
 async def test_a_request_to_a_client_that_is_gone_ends_with_its_connection() -> None:
     async with beside() as (gateway, bad):
         async with client_of(gateway) as client:
-            await open_on(gateway, bad, client)
+            await open_on(bad, client)
             peer = next(iter(bad.sessions["victim"].attached))
             asking = asyncio.create_task(peer.ask("userInput.request", {"sessionId": "victim"}))
             await client.until(lambda each: each.get("method") == "userInput.request")
@@ -236,16 +233,17 @@ async def test_a_request_to_a_client_that_is_gone_ends_with_its_connection() -> 
             await asking
 
 
-@pytest.mark.parametrize("phase", ["connect", "sessionFs.setProvider", "session.create", "session.send"])
+PHASES = ["session.create", "session.send", "sessionFs.setProvider", "connect"]
+
+
 @pytest.mark.parametrize("how", ["closes", "half-closes", "garbage", "error", "wrong", "silence"])
-async def test_a_runtime_that_fails_in_any_phase_is_replaced_and_the_client_is_told(phase: str, how: str) -> None:
-    failures = 0
+async def test_a_runtime_that_fails_in_any_phase_is_replaced_and_the_client_is_told(how: str) -> None:
+    left: list[str] = []
 
     async def fail(peer: Peer, message: Json) -> bool:
-        nonlocal failures
-        if message.get("method") != phase or failures >= 2:
+        if message.get("method") not in left:
             return False
-        failures += 1
+        left.remove(message["method"])
         match how:
             case "closes":
                 peer.drop()
@@ -261,30 +259,33 @@ async def test_a_runtime_that_fails_in_any_phase_is_replaced_and_the_client_is_t
                 pass
         return True
 
-    async with beside() as (gateway, bad):
-        async with client_of(gateway) as client:
-            await open_on(gateway, bad, client)
-            await use(client)
-            bad.misdeed = fail
+    # The only runtime: what has been lost is resumed on it.
+    async with fake_runtime() as bad, gateway_before(bad) as gateway, client_of(gateway) as client:
+        await open_on(bad, client)
+        await use(client)
+        bad.misdeed = fail
+        for phase in PHASES:
+            if (how, phase) == ("wrong", "sessionFs.setProvider"):
+                continue  # It says that the slot is taken, in other words, and only it can know better.
+            left.append(phase)
             if phase in {"connect", "sessionFs.setProvider"}:
                 bad.crash()
-            outcomes = []
-            for at in range(4):
+                await until(lambda: not left)
+                await until(lambda: bad.holder is not None)
+            else:
+                params = {"sessionId": "victim", "prompt": "x"}
                 with contextlib.suppress(RpcError, TimeoutError):
-                    method = "session.create" if phase == "session.create" else "session.send"
-                    params = {"sessionId": f"new-{at}" if phase == "session.create" else "victim", "prompt": "x"}
-                    answered = await client.request(method, params, deadline_s=3.0)
-                    outcomes.append(answered)
-            bad.crash()
+                    await client.request(phase, params, deadline_s=1.0)
+                await until(lambda: not left)
+                if how == "silence":
+                    bad.crash()
             await use(client)
-            assert len(outcomes) >= 1, "it never came back"
-        bad.crash()
 
 
 async def test_a_runtime_that_stops_reading_holds_up_neither_other_runtimes_nor_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         await use(client)
         peer = next(iter(bad.sessions["victim"].attached))
         peer.reading.clear()
@@ -304,7 +305,7 @@ async def test_a_runtime_that_stops_reading_holds_up_neither_other_runtimes_nor_
 
 async def test_notifications_to_a_runtime_that_stops_reading_are_bounded() -> None:
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         peer = next(iter(bad.sessions["victim"].attached))
         peer.reading.clear()
         with contextlib.suppress(OSError):
@@ -317,7 +318,7 @@ async def test_notifications_to_a_runtime_that_stops_reading_are_bounded() -> No
 async def test_a_runtime_that_asks_and_does_not_take_the_answers_is_given_up() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with beside() as (gateway, bad), client_of(gateway) as client:
-        await open_on(gateway, bad, client)
+        await open_on(bad, client)
         await bad.file("writeFile", "victim", path="/large", content="x" * 2_000_000)
         link = bad.holder
         assert link is not None
@@ -374,20 +375,17 @@ async def test_messages_in_random_order_from_a_runtime_disturb_nobody_else() -> 
                 await peer.send_bytes(rng.randbytes(rng.randrange(1, 300)))
             case 2:
                 await peer.send({"id": message.get("id"), "result": rng.choice([None, [], {}, 1, "x"])})
-                return True
             case 3:
                 await peer.send({"id": rng.randrange(100), "error": rng.choice([None, [], {}, {"code": "x"}])})
             case 4:
-                await bad.emit(rng.choice(["neighbour", "v-1", ""]), "session.idle", {}, to=peer)
+                await peer.send({"method": "session.event", "params": {"sessionId": "neighbour", "event": {}}})
             case 5:
                 await peer.send({"id": rng.randrange(5), "method": "userInput.request", "params": {"sessionId": "v-1"}})
             case 6:
                 peer.writer.write_eof()
-            case 7:
-                return True
-            case _:
-                pass
-        return False
+            case other:
+                return other == 7
+        return rng.random() < 0.5
 
     async with beside() as (gateway, bad):
         bad.misdeed = misbehave

@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 
 from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.frames import FRAME_BYTES_MAX
+from sessionfs_s3.gateway.limits import TenantLimits
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Running, Source
 from sessionfs_s3.gateway.server import Gateway
@@ -61,7 +63,7 @@ async def wired(executable: Path) -> AsyncIterator[Tapped]:
         sources: list[Source] = [Running("127.0.0.1", tap.port, TOKEN) for tap in taps]
         gateway = Gateway(
             GatewayOptions("memory://order", handshake_s=PATIENT_S),
-            Authenticator.load(None),
+            Authenticator.load(None, limits=TenantLimits(frame_bytes_max=FRAME_BYTES_MAX)),
             lambda: sources,
             may_grow=False,
         )
