@@ -1,7 +1,7 @@
 """JSON-RPC frames over a stream: ``Content-Length: N``, an empty line, N bytes of JSON; the framing of the SDKs.
 
-The framing is that of the Language Server Protocol's base protocol. Reading is bounded in bytes and in time before a
-byte of a body is kept.
+The framing is that of the Language Server Protocol's base protocol. Reading is bounded in bytes and in time before
+more of a body is kept than comes at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import re
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from sessionfs_s3.volume.gate import ByteGate
@@ -28,8 +27,12 @@ LARGE_BYTES: Final = 256 * 1024
 _QUICKACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
 """Linux only; 0 elsewhere."""
 
+_USUAL: Final = re.compile(rb"Content-Length: ([0-9]{1,10})\r\n\r\n")
+"""The whole header, as the SDKs and the runtime write it."""
+
 _LENGTH: Final = re.compile(rb"content-length: *([0-9]{1,10})", re.IGNORECASE)
 _TYPE: Final = re.compile(rb"content-type: *[\x20-\x7e]*", re.IGNORECASE)
+_HEADER_END: Final = b"\r\n\r\n"
 _BUFFER_BYTES: Final = 64 * 1024
 
 
@@ -81,6 +84,8 @@ class FrameStream:
         self._stall_s_max = stall_s_max
         self._gate = gate
         self._closed = False
+        self._held = bytearray()
+        self._due_s: float | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
         self.stalled = False
@@ -175,24 +180,51 @@ class FrameStream:
         self._writer.transport.abort()
 
     async def _announced(self) -> int | None:
-        try:
-            first = await self._reader.readexactly(1)
-        except asyncio.IncompleteReadError:
+        self._due_s = None
+        held = self._held
+        if not held and not await self._receive():
             return None
-        async with self._in_time():
-            try:
-                header = first + await self._reader.readuntil(b"\r\n\r\n")
-            except asyncio.LimitOverrunError:
-                raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes") from None
+        # Frames mostly arrive whole, and several at a time: then nothing here waits.
+        usual = _USUAL.match(held)
+        if usual is not None and (length := int(usual[1])) <= self._frame_bytes_max:
+            del held[: usual.end()]
+            return length
+        while (end := held.find(_HEADER_END, 0, HEADER_BYTES_MAX)) < 0:
+            if len(held) >= HEADER_BYTES_MAX:
+                raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes")
+            await self._receive_in_time()
+        header = bytes(held[: end + len(_HEADER_END)])
+        del held[: len(header)]
         return _length(header, self._frame_bytes_max)
 
     async def _body(self, length: int) -> bytes:
-        self._acknowledge()
-        async with self._in_time():
-            body = await self._reader.readexactly(length)
+        held = self._held
+        while len(held) < length:
+            await self._receive_in_time()
+        with memoryview(held) as view:
+            body = bytes(view[:length])
+        del held[:length]
         self.received_bytes += length
-        self._acknowledge()
         return body
+
+    async def _receive(self) -> bool:
+        """Take in what has come, waiting for it; return whether there was anything before the end."""
+        data = await self._reader.read(_BUFFER_BYTES)
+        self._acknowledge()
+        self._held += data
+        return bool(data)
+
+    async def _receive_in_time(self) -> None:
+        """Take in more of a frame that has begun. Raises FrameError when there is no more, or none in time."""
+        if self._due_s is None and self._frame_s_max is not None:
+            self._due_s = asyncio.get_running_loop().time() + self._frame_s_max
+        try:
+            async with asyncio.timeout_at(self._due_s):
+                more = await self._receive()
+        except TimeoutError:
+            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
+        if not more:
+            raise FrameError(f"the connection ended {len(self._held)} bytes into what was announced")
 
     def _acknowledge(self) -> None:
         """Ask for quick acknowledgements, which the kernel forgets after some packets: tcp(7), TCP_QUICKACK."""
@@ -200,21 +232,9 @@ class FrameStream:
             with contextlib.suppress(OSError):
                 self._quick.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncGenerator[None]:
-        try:
-            async with asyncio.timeout(self._frame_s_max):
-                yield
-        except asyncio.IncompleteReadError as error:
-            raise FrameError(f"the connection ended {len(error.partial)} bytes into what was announced") from None
-        except TimeoutError:
-            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
-
 
 def _length(header: bytes, frame_bytes_max: int) -> int:
     """Return the length of the body that *header* announces. Raises FrameError."""
-    if len(header) > HEADER_BYTES_MAX:
-        raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes")
     lengths: list[int] = []
     for line in header[:-4].split(b"\r\n"):
         if found := _LENGTH.fullmatch(line):
