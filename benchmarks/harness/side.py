@@ -28,7 +28,7 @@ from sessionfs_s3.gateway.limits import TenantLimits
 from sessionfs_s3.gateway.messages import Json, Request
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.provider import SessionFsMethods, handlers_for
-from sessionfs_s3.gateway.runtimes import Launched, Runtime
+from sessionfs_s3.gateway.runtimes import Host, Launched, Runtime
 from sessionfs_s3.gateway.server import Gateway
 from sessionfs_s3.testing.gateway import runtime_environment
 from sessionfs_s3.testing.runtime import unpacked
@@ -168,8 +168,11 @@ def memory_of(pid: int) -> Memory:
     return Memory(fields["Rss"], fields["Pss"])
 
 
-class _Provider:
-    """Serves the sessions of runtimes that clients reach without it: a session is whichever a runtime asks about."""
+class _Provider(Host):
+    """Serves the sessions of runtimes that clients reach without it: a session is whichever a runtime asks about.
+
+    Of what else it hears of them it makes nothing, as :class:`Host` does.
+    """
 
     def __init__(self, fs: SessionFs) -> None:
         self._fs = fs
@@ -182,15 +185,6 @@ class _Provider:
         if named not in self._handlers:
             self._handlers[named] = handlers_for(self._fs.provider(named))
         return await self._methods.answer(request.method, request.params)
-
-    def began(self, runtime: Runtime) -> None:
-        del runtime
-
-    def notified(self, runtime: Runtime, message: Request) -> None:
-        del runtime, message
-
-    def ended(self, runtime: Runtime) -> None:
-        del runtime
 
 
 async def _provider(given: Mapping[str, Any], launched: Launched, stack: AsyncExitStack) -> list[Door]:
