@@ -34,6 +34,8 @@ _LENGTH: Final = re.compile(rb"content-length: *([0-9]{1,10})", re.IGNORECASE)
 _TYPE: Final = re.compile(rb"content-type: *[\x20-\x7e]*", re.IGNORECASE)
 _HEADER_END: Final = b"\r\n\r\n"
 _BUFFER_BYTES: Final = 64 * 1024
+_LITTLE_BYTES: Final = 16 * 1024
+"""With no more than this to be sent nobody has to wait."""
 
 
 class FrameError(Exception):
@@ -42,7 +44,7 @@ class FrameError(Exception):
 
 def framed(body: bytes) -> bytes:
     """Return *body* as a frame."""
-    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    return _header(body) + body
 
 
 class FrameStream:
@@ -85,6 +87,8 @@ class FrameStream:
         self._gate = gate
         self._closed = False
         self._held = bytearray()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._due_s: float | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -92,7 +96,7 @@ class FrameStream:
         self._quick: socket.socket | None = writer.get_extra_info("socket") if quick and _QUICKACK else None
         self._acknowledge()
         transport = writer.transport
-        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=_BUFFER_BYTES, low=_LITTLE_BYTES)
 
     @property
     def closed(self) -> bool:
@@ -102,7 +106,7 @@ class FrameStream:
     @property
     def behind_bytes(self) -> int:
         """How much of what was sent the peer has not taken, in bytes."""
-        return self._writer.transport.get_write_buffer_size()
+        return self._unsent_bytes + self._writer.transport.get_write_buffer_size()
 
     async def read(self) -> bytes | None:
         """Return the next body, None when the peer has closed the connection. Raises as :meth:`bodies`."""
@@ -144,13 +148,21 @@ class FrameStream:
         if self.closed:
             raise ConnectionResetError("the connection is closed")
         self.sent_bytes += len(body)
-        if len(body) < _BUFFER_BYTES:
-            self._writer.write(framed(body))
-        else:
-            self._writer.writelines((b"Content-Length: %d\r\n\r\n" % len(body), body))
+        header = _header(body)
+        if not self._unsent:
+            # Everything that is posted until the loop comes round goes out together: a system call for each costs more
+            # than all else that is done for a small message.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += (header, body)
+        self._unsent_bytes += len(header) + len(body)
+        if self._unsent_bytes >= _BUFFER_BYTES:
+            self._flush()
 
     async def drain(self) -> None:
         """Wait until the peer has taken most of what was sent. Raises as :meth:`write`."""
+        if self.behind_bytes <= _LITTLE_BYTES and not self.closed:
+            return
+        self._flush()
         transport = self._writer.transport
         left = transport.get_write_buffer_size()
         while True:
@@ -168,6 +180,7 @@ class FrameStream:
 
     def close(self) -> None:
         """Close the connection once what was written has been sent, or the peer has had the time to take it."""
+        self._flush()
         if not self._closed and self.behind_bytes and self._stall_s_max is not None:
             # A peer that takes nothing would keep the connection, and what is buffered for it, for ever.
             asyncio.get_running_loop().call_later(self._stall_s_max, self._writer.transport.abort)
@@ -177,6 +190,7 @@ class FrameStream:
     def abort(self) -> None:
         """Close the connection at once, dropping what has not been sent."""
         self._closed = True
+        self._unsent, self._unsent_bytes = [], 0
         self._writer.transport.abort()
 
     async def _announced(self) -> int | None:
@@ -226,11 +240,20 @@ class FrameStream:
         if not more:
             raise FrameError(f"the connection ended {len(self._held)} bytes into what was announced")
 
+    def _flush(self) -> None:
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if unsent and not self._writer.is_closing():
+            self._writer.writelines(unsent)
+
     def _acknowledge(self) -> None:
         """Ask for quick acknowledgements, which the kernel forgets after some packets: tcp(7), TCP_QUICKACK."""
         if self._quick is not None:
             with contextlib.suppress(OSError):
                 self._quick.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+
+def _header(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n" % len(body)
 
 
 def _length(header: bytes, frame_bytes_max: int) -> int:
