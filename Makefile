@@ -2,14 +2,18 @@
 #   PYTHON  the interpreter that .venv is made from          make test PYTHON=python3.13
 #   ARGS    more arguments for the tool that a target runs   make test ARGS='-k fence -x'
 #   STORE   where the demo keeps its session                 make demo STORE=s3://bucket/prefix
+#           or chaos its sessions: moto or seaweedfs          make chaos STORE=moto
 #   KILLS   how many writers the soak kills on each store    make soak KILLS=1000
 #   SEEDS   how many seeds the simulation runs, from FIRST   make sim SEEDS=20000
 #   SECONDS how long the fuzzer runs                          make fuzz SECONDS=600
+#   MINUTES how long gateways are killed; SEED repeats a run  make chaos MINUTES=30 SEED=7
 PYTHON ?= python3
 ARGS ?=
 STORE ?=
 SEEDS ?= 2000
 SECONDS ?= 60
+MINUTES ?= 10
+SEED ?=
 FIRST ?= 0
 KILLS ?= 100
 
@@ -21,7 +25,7 @@ export SESSIONFS_CACHE_DIR ?= $(CURDIR)/.cache
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv check format test soak minio sim fuzz bench demo lock clean FORCE
+.PHONY: help .venv check format test soak chaos minio sim fuzz bench demo lock clean FORCE
 .SUFFIXES:
 
 help: ## Say what the targets do
@@ -70,6 +74,10 @@ test: $(INSTALLED) ## Run every test, the real runtime included; ARGS go to pyte
 
 soak: $(INSTALLED) ## Kill writers with SIGKILL on every store, again and again; KILLS=n on each
 	SESSIONFS_SOAK_KILLS=$(KILLS) $(BIN)/pytest -n 2 --dist=loadgroup -q -rPs tests/volume/test_kill.py $(ARGS)
+
+chaos: $(INSTALLED) ## Kill and stop gateways and runtimes under 20 sessions; MINUTES=n, STORE=moto or seaweedfs
+	SESSIONFS_CHAOS_MINUTES=$(MINUTES) SESSIONFS_CHAOS_SEED=$(SEED) SESSIONFS_CHAOS_STORE=$(STORE) \
+	    $(BIN)/pytest -q -rPs tests/gateway/chaos/test_chaos.py $(ARGS)
 
 minio: $(INSTALLED) ## Build MinIO for the tests, with Go: 3 minutes, once, and 2 GB in Go's own caches
 	@$(BIN)/python .make/minio.py

@@ -207,6 +207,14 @@ class SessionProvider(SessionFsProvider, SessionFsSqliteProvider):
         volume = self._loaded()
         return 0 if volume is None else volume.head.epoch
 
+    async def still_owned(self) -> bool:
+        """Return whether the session is loaded, in order, and nobody has committed to it since; one request."""
+        volume = self._loaded()
+        try:
+            return volume is not None and await volume.still_owned()
+        except SessionFsError:
+            return False
+
     async def ready(self) -> None:
         """Wait until the session is loaded.
 

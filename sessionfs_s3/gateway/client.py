@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
-from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.gateway import messages
-from sessionfs_s3.gateway.errors import FAILED, RpcError, failed, not_open, unhandled
+from sessionfs_s3.gateway.attachments import Attachments
+from sessionfs_s3.gateway.errors import FAILED, RpcError, as_answer, failed, not_open, unhandled
 from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
 from sessionfs_s3.gateway.lanes import Lanes
 from sessionfs_s3.gateway.limits import LimitExceeded
@@ -58,9 +58,6 @@ PROTOCOL_VERSION: Final = 3
 BEHIND_BYTES_MAX: Final = 4 * 1024 * 1024
 """A client that has left so much unread is not told what it did not ask for."""
 
-_LEAVING: Final = frozenset({"session.detach", "session.destroy"})
-_TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
-
 
 class Client:
     """A client that has been let in.
@@ -87,7 +84,7 @@ class Client:
         self._stream = stream
         self._relays = Relays(self, hello)
         self._pending = PendingRequests(self._post)
-        self._opened: dict[str, Mapping[str, Json]] = {}
+        self._attachments = Attachments(self, gateway, self._pending, self._forward)
         self._lanes = Lanes()
         self._usage = tenant.usage
         limits = identity.limits
@@ -153,7 +150,7 @@ class Client:
             return  # Answered meanwhile by the gateway itself.
         if pending.number != pending.request.id:
             body = encode(Response(pending.request.id, response.body))
-        self._settle(pending, response)
+        self._attachments.settle(pending, response)
         if self._pending.settle(pending):
             if pending.answer is None:
                 await self.send(body)
@@ -173,7 +170,7 @@ class Client:
     def lose(self, session: OpenSession, problem: RpcError, *, for_good: bool) -> None:
         """Answer what waits for *session*, which is not open any more."""
         if for_good:
-            self._opened.pop(session.id, None)
+            self._attachments.forget(session.id)
         for pending in self._pending:
             if pending.session is session:
                 self._pending.fail(pending, problem)
@@ -185,7 +182,7 @@ class Client:
             message = parse(body)
         except Malformed as problem:
             self._count()
-            await self.send(messages.error(problem.id, RpcError(problem.code, str(problem))))
+            await self.send(messages.error(problem.id, as_answer(problem)))
             return None
         if isinstance(message, Response):
             if not await self._relays.answer(message):
@@ -218,7 +215,7 @@ class Client:
             self._usage.request()
             self._route(pending)
         except (RpcError, LimitExceeded) as problem:
-            self._pending.fail(pending, RpcError(problem.code, str(problem)))
+            self._pending.fail(pending, as_answer(problem))
         # The client is behind with its answers: it is not asked for more before it has taken them.
         await self._stream.drain()
         return pending.step
@@ -295,7 +292,7 @@ class Client:
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")
         if self._gateway.shared:
-            params = cast("Mapping[str, Json]", shared_params(request.method, request.params))
+            params = cast("Mapping[str, Json]", shared_params(request.method, params))
             pending.request = Request(request.method, params, request.id)
         pending.lane = named
         pending.step = self._in_lane(named, pending, lambda: self._pass_on(pending, named))
@@ -306,75 +303,20 @@ class Client:
         session = self.tenant.sessions.get(session_id)
         if request.method in OPENING:
             pending.attached_before = session is not None and self in session.attached
-            session = await self._opening(session_id)
-        elif session_id in self._opened and (session is None or self not in session.attached):
-            session = await self._reopen(session_id)
+            session = await self._attachments.open(session_id)
+        elif self._attachments.is_cut_off(session_id):
+            session = await self._attachments.resume(session_id)
         if session is None:
             if session_id in self.tenant.moved:
                 raise RpcError(FAILED, self.tenant.moved[session_id])
             self._pending.reply(pending, not_open(request.method, session_id))
             return
+        pending.session = session
         for other in other_sessions(request.method, request.params):
             if (found := self.tenant.sessions.get(other)) is None or found.runtime is not session.runtime:
                 raise failed(request.method, f"Session not found for sessionId: {other}")
-        pending.session = session
-        if request.method in _TURNS:
-            self._may_begin()
-            session.busy = True
+        self._attachments.begin(pending)
         await self._forward(pending, session.runtime)
-
-    async def _opening(self, session_id: str) -> OpenSession:
-        self._may_begin()
-        try:
-            return await self._gateway.sessions.open(self.tenant, session_id, self)
-        except InvalidInput as problem:
-            raise RpcError(FAILED, str(problem)) from None
-
-    def _may_begin(self) -> None:
-        """Raise RpcError when no session and no turn is to be begun now, LimitExceeded when none by this tenant."""
-        if self._gateway.draining:
-            raise RpcError(FAILED, "this gateway is going down: connect again, and resume the session")
-        self.tenant.usage.check_stored()
-
-    async def _reopen(self, session_id: str) -> OpenSession:
-        """Resume, on this client's behalf, a session whose runtime ended, as it was resumed or created before."""
-        session = await self._opening(session_id)
-        resuming = Request("session.resume", self._opened[session_id], f"gateway-{uuid4()}")
-        pending, answer = self._pending.add_own(resuming)
-        pending.session = session
-        try:
-            await self._forward(pending, session.runtime)
-            response = await answer
-        finally:
-            self._pending.settle(pending)
-        if "error" in response.body:
-            problem = cast("Mapping[str, Json]", response.body["error"])
-            raise RpcError(FAILED, f"session {session_id} could not be resumed: {problem.get('message')}")
-        return session
-
-    def _settle(self, pending: Pending, response: Response) -> None:
-        """Note what a runtime's answer means for who is attached to which session."""
-        session, method = pending.session, pending.request.method
-        if session is None:
-            return
-        failed = "error" in response.body
-        if method in OPENING:
-            if not failed:
-                self._opened[session.id] = pending.request.params
-            elif not pending.attached_before:
-                self._gateway.sessions.detach(session, self)
-        elif method == "session.shutdown" and not failed:
-            # The runtime would keep a session that takes messages and does nothing.
-            for client in list(session.attached):
-                client.lose(session, RpcError(FAILED, f"session {session.id} was shut down"), for_good=True)
-            self._gateway.sessions.close_soon(session)
-        elif method in _LEAVING and not failed:
-            self._opened.pop(session.id, None)
-            self._gateway.sessions.detach(session, self)
-        elif method in _TURNS and failed:
-            session.busy = False
-        elif method in _TURNS:
-            self.metrics.turns.inc()
 
     async def _to_any(self, pending: Pending) -> None:
         await self._forward(pending, self._relays.any or await self._gateway.any_runtime(self.tenant))
@@ -422,13 +364,19 @@ class Client:
     # Order, and the end.
 
     def _in_lane(self, lane: str, pending: Pending | None, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why."""
+        """Take *step* after everything else of *lane*; if it fails, *pending* is answered with why.
+
+        Raises:
+            FrameError: too much waits that is not answered.
+        """
+        if pending is None and self._lanes.full:
+            raise FrameError("too many messages wait to be passed on")
 
         async def guarded() -> None:
             try:
                 await step()
             except (RpcError, LimitExceeded, Malformed) as problem:
-                failure = RpcError(problem.code, str(problem))
+                failure = as_answer(problem)
             except OSError:
                 failure = RpcError(FAILED, "the runtime ended before it answered")
             except Exception as problem:
@@ -436,7 +384,8 @@ class Client:
                 failure = RpcError(FAILED, f"the gateway failed: {problem!r}")
             else:
                 return
-            if pending is not None:
+            if pending is not None and pending in self._pending:
+                self._attachments.settle(pending, Response(pending.request.id, {"error": {}}))
                 self._pending.fail(pending, failure)
 
         return self._lanes.enter(lane, guarded)

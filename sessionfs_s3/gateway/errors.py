@@ -6,7 +6,7 @@ again. Imports nothing of the gateway.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 METHOD_NOT_FOUND: Final = -32601
 FAILED: Final = -32603
@@ -24,10 +24,28 @@ class RpcError(Exception):
 
     def __init__(self, code: int, message: str, data: object | None = None) -> None:
         """Answer with *code* and *message*."""
-        super().__init__(code, message)
+        super().__init__(message)
         self.code = code
         self.message = message
         self.data = data
+
+    def __str__(self) -> str:
+        """Return the message: the code has a place of its own."""
+        return self.message
+
+
+class Coded(Protocol):
+    """An exception that knows its JSON-RPC code; its text is its message."""
+
+    @property
+    def code(self) -> int:
+        """JSON-RPC's number of the error."""
+        ...
+
+
+def as_answer(problem: Coded) -> RpcError:
+    """Return *problem* as an error answer."""
+    return problem if isinstance(problem, RpcError) else RpcError(problem.code, str(problem))
 
 
 def failed(method: str, why: str) -> RpcError:

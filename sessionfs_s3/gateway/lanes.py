@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
+
+STEPS_MAX: Final = 512
+"""Steps of one client that wait, notifications included: of those, nobody can be told that they are too many."""
 
 
 class Lanes:
@@ -21,6 +25,11 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(lambda _: self._leave(name, task))
         return task
+
+    @property
+    def full(self) -> bool:
+        """Whether so many steps wait that no more should."""
+        return len(self._tasks) >= STEPS_MAX
 
     async def aclose(self) -> None:
         """Give up everything that is not done."""

@@ -72,6 +72,8 @@ class Link:
         try:
             async for body in self._stream.bodies():
                 self._take(parse(body))
+                # A runtime that does not take its answers is not heard before it has.
+                await self._stream.drain()
         except (FrameError, Malformed, OSError) as problem:
             _logger.warning("the connection to a runtime is lost: %s", problem)
         finally:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
 from sessionfs_s3.gateway.client import Client
-from sessionfs_s3.gateway.errors import RpcError
+from sessionfs_s3.gateway.errors import RpcError, as_answer
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.logs import know
@@ -85,6 +85,7 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._strangers >= self._options.handshakes_max:
+            self._gateway.metrics.handshake(ConnectionRefusedError())
             writer.transport.abort()
             return
         # Counted at once: the tasks of connections that come together begin only after all of them are accepted.
@@ -112,8 +113,8 @@ class Listener:
         client: Client | None = None
         try:
             try:
-                async with asyncio.timeout(options.handshake_s):
-                    client, first = await self._greet(stream, _host(writer))
+                async with asyncio.timeout(options.handshake_s) as limit:
+                    client, first = await self._greet(stream, _host(writer), limit)
             finally:
                 self._strangers -= 1
             if client is None:
@@ -135,8 +136,12 @@ class Listener:
             metrics.closed(stream)
             stream.abort() if client is None else stream.close()
 
-    async def _greet(self, stream: FrameStream, peer: str) -> tuple[Client | None, Request | None]:
+    async def _greet(
+        self, stream: FrameStream, peer: str, limit: asyncio.Timeout
+    ) -> tuple[Client | None, Request | None]:
         """Return the client once it has said who it is, and what it asked instead of that; None when it has not.
+
+        Whoever is known may wait for longer than *limit*: a tenant's first runtime may have to be started.
 
         Raises:
             FrameError, OSError: the connection cannot be used.
@@ -148,27 +153,29 @@ class Listener:
             try:
                 message = parse(body)
             except Malformed as problem:
-                await stream.write(messages.error(problem.id, RpcError(problem.code, str(problem))))
+                await stream.write(messages.error(problem.id, as_answer(problem)))
                 continue
             if not isinstance(message, Request):
                 continue
             try:
-                client = await self._let_in(stream, message, peer)
+                client = await self._let_in(stream, message, peer, limit)
                 return client, None if message.method == "connect" else message
             except (RpcError, NotAuthenticated, LimitExceeded, Malformed) as problem:
                 self._gateway.metrics.handshake(problem)
+                limit.reschedule(asyncio.get_running_loop().time() + self._options.handshake_s)
                 if not message.is_notification:
-                    told = RpcError(problem.code, str(problem))
+                    told = as_answer(problem)
                     await stream.write(messages.error(message.id, told))
         return None, None
 
-    async def _let_in(self, stream: FrameStream, message: Request, peer: str) -> Client:
+    async def _let_in(self, stream: FrameStream, message: Request, peer: str, limit: asyncio.Timeout) -> Client:
         """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError, Malformed."""
         greets = message.method == "connect"
         if not greets and not self._authenticator.open_to_all:
             raise AuthenticationRequired
         token = message.params.get("token") if greets else None
         identity = await self._authenticator.authenticate(token, peer=peer)
+        limit.reschedule(None)
         know(tenant=identity.tenant, subject=identity.subject)
         hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
         answer = await self._gateway.hello(hello, identity.tenant)

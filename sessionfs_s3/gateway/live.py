@@ -20,7 +20,8 @@ class LiveView:
 
     def open_here(self) -> Collection[str]:
         """Return the ids of the sessions that are open on this gateway."""
-        return [session_id for session_id in self._tenant.sessions if self._permits(session_id)]
+        opened = self._tenant.sessions.items()
+        return [session_id for session_id, session in opened if session.exists and self._permits(session_id)]
 
     def epoch(self, session_id: str) -> int:
         """Return the epoch in which this gateway wrote last to a session that was open here; 0 where none is known."""

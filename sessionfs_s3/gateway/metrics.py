@@ -55,6 +55,7 @@ _HANDSHAKES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], st
     (LimitExceeded, "limit"),
     (RpcError, "no_runtime"),
     (TimeoutError, "timeout"),
+    (ConnectionRefusedError, "crowded"),
     ((FrameError, OSError), "broken"),
     (Exception, "refused"),
 )

@@ -35,6 +35,7 @@ class Pending:
         relay: where its answer comes from.
         session: the session that it is about.
         attached_before: whether the client was attached to that before.
+        busy_before: whether a turn of that was running before.
         answer: for a request of the gateway's own, its answer.
         came_s: when it came, by ``time.perf_counter``.
     """
@@ -47,6 +48,7 @@ class Pending:
     relay: Relay | None = None
     session: OpenSession | None = None
     attached_before: bool = False
+    busy_before: bool = False
     answer: asyncio.Future[Response] | None = None
     came_s: float = field(default_factory=time.perf_counter)
 
@@ -86,6 +88,8 @@ class PendingRequests:
     def add_own(self, request: Request) -> tuple[Pending, asyncio.Future[Response]]:
         """Let a request of the gateway's own wait; return it and its answer to come, which raises RpcError."""
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        # It may fail when nobody waits for it any more.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._add(Pending(request, request.id, answer=answer)), answer
 
     def settle(self, pending: Pending) -> bool:

@@ -29,6 +29,9 @@ STABLE_S: Final = 60.0
 PLACE_DEADLINE_S: Final = 60.0
 """How long a session waits for a runtime; one starts in a second, and in a minute where it is unpacked first."""
 
+FAILING_DEADLINE_S: Final = 5.0
+"""How long where none could be brought up: one that ended is replaced sooner."""
+
 SPARE_MAX: Final = 4
 """Runtimes beyond those asked for, started where sessions of several tenants have one id, and stopped when idle."""
 
@@ -132,7 +135,8 @@ class Pool:
         Raises:
             RpcError: there is none within *deadline_s* seconds.
         """
-        until_s = asyncio.get_running_loop().time() + deadline_s
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + deadline_s
         while True:
             runtimes = self.runtimes
             free = [runtime for runtime in runtimes if session_id not in runtime.sessions]
@@ -144,11 +148,14 @@ class Pool:
             event = self._event
             if len(runtimes) == len(self._keepers) and not self._grow():
                 raise RpcError(FAILED, "no runtime is free for the session: try later")
+            if self.failing:
+                until_s = min(until_s, clock() + FAILING_DEADLINE_S)
             try:
                 async with asyncio.timeout_at(until_s):
                     await event.wait()
             except TimeoutError:
-                raise RpcError(FAILED, f"no runtime is free for the session: {self.failure}") from None
+                # Why is in the log: what a runtime says when it ends may tell of its host.
+                raise RpcError(FAILED, "no runtime serves at the moment: try again later") from None
 
     async def any(self, *, deadline_s: float = PLACE_DEADLINE_S) -> Runtime:
         """Return the least loaded runtime. Raises RpcError as :meth:`place`."""

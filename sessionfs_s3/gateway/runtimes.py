@@ -198,4 +198,6 @@ class Runtime:
         return rest if token is None else {**rest, "token": token}
 
     async def _connected(self) -> FrameStream:
-        return FrameStream(*await asyncio.open_connection(self._endpoint.host, self._endpoint.port))
+        reader, writer = await asyncio.open_connection(self._endpoint.host, self._endpoint.port)
+        # A runtime that takes nothing for so long, or does not come to the end of a frame, is as good as gone.
+        return FrameStream(reader, writer, frame_s_max=ANSWER_DEADLINE_S, stall_s_max=ANSWER_DEADLINE_S)

@@ -13,7 +13,7 @@ from typing import Final, Self
 from uuid import uuid4
 
 from sessionfs_s3.copilot import SessionFs
-from sessionfs_s3.errors import InvalidInput
+from sessionfs_s3.errors import InvalidInput, SessionFsError
 from sessionfs_s3.gateway.answers import CatalogueAnswers
 from sessionfs_s3.gateway.authenticator import Authenticator
 from sessionfs_s3.gateway.client import Client
@@ -31,6 +31,7 @@ from sessionfs_s3.gateway.provider import SessionFsMethods
 from sessionfs_s3.gateway.runtimes import Runtime, Source
 from sessionfs_s3.gateway.sessions import OpenSession, Sessions, Tenant
 from sessionfs_s3.gateway.tenants import Identity, is_loopback
+from sessionfs_s3.sqlite import SqlError
 
 _logger = logging.getLogger(__name__)
 
@@ -225,8 +226,7 @@ class Gateway:
         key = hashlib.sha256(encode(Request("", greeting, is_notification=True))).digest()
         known = self._hellos.get(key)
         if known is None:
-            # In time to be told, should there be none.
-            runtime = await self._pool(self._owner(tenant)).any(deadline_s=self.options.handshake_s / 2)
+            runtime = await self._pool(self._owner(tenant)).any()
             try:
                 stream, known = await runtime.connect(greeting)
             except OSError as problem:
@@ -261,6 +261,9 @@ class Gateway:
         with session.answering():
             try:
                 return await self._methods[runtime].answer(request.method, request.params)
+            except (SessionFsError, SqlError) as problem:
+                # The session failed, or the agent wrote SQL that is refused: no more than an answer.
+                raise RpcError(FAILED, str(problem)) from None
             finally:
                 failure = session.provider.failure
                 if failure is not None:

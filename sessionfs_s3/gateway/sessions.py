@@ -74,7 +74,10 @@ class OpenSession:
         tenant: whose it is.
         runtime: its home.
         attached: the clients that created or resumed it.
+        provider: what answers its runtime.
+        handlers: the SDK's handlers over that.
         busy: whether a turn is running.
+        exists: whether the runtime has opened it: nobody is told of one that could not be resumed.
         quiet: set while none of the runtime's file requests is being answered.
         gone: done when the session has been let go.
     """
@@ -86,17 +89,14 @@ class OpenSession:
         self.runtime = runtime
         self.attached: set[Attached] = set()
         self.busy = False
+        self.exists = False
         self.quiet = asyncio.Event()
         self.quiet.set()
         self._asked = 0
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lingering: asyncio.TimerHandle | None = None
-        self.renew()
-
-    def renew(self) -> None:
-        """Make sure, for a runtime that begins anew, that the session is still held here, or open it again."""
-        self.provider = self.tenant.fs.provider(self.id)
+        self.provider = tenant.fs.provider(session_id)
         self.handlers = handlers_for(self.provider)
+        self._lingering: asyncio.TimerHandle | None = None
 
     @contextmanager
     def answering(self) -> Generator[None]:
@@ -115,13 +115,16 @@ class OpenSession:
         self.stay()
         self._lingering = asyncio.get_running_loop().call_later(after_s, then)
 
-    def stay(self) -> bool:
-        """Linger no more; return whether it did."""
-        lingering, self._lingering = self._lingering, None
-        if lingering is None:
-            return False
-        lingering.cancel()
-        return True
+    @property
+    def lingers(self) -> bool:
+        """Whether it is about to be closed."""
+        return self._lingering is not None
+
+    def stay(self) -> None:
+        """Linger no more."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
 
 @dataclass(eq=False)
@@ -185,6 +188,17 @@ class Sessions:
             while leaving := tenant.leaving.get(session_id):
                 await asyncio.shield(leaving.gone)
             session = tenant.sessions.get(session_id)
+            if session is not None:
+                lingered = session.lingers
+                if lingered:
+                    tenant.usage.open_session(session_id)
+                session.stay()
+                session.attached.add(client)
+                if lingered and not await session.provider.still_owned():
+                    # Its runtime may still be at what it began before somebody else went on with the session. If that
+                    # is ended first, a claim that is made now cannot vouch for what it read then.
+                    await self.close(session)
+                    session = None
             if session is None:
                 with tenant.usage.opening(session_id):
                     runtime = await self._place(tenant, session_id)
@@ -193,9 +207,6 @@ class Sessions:
                 tenant.moved.pop(session_id, None)
                 self._metrics.opened(tenant.name)
                 _logger.info("a session is opened", extra=_extra(session))
-            elif session.stay():
-                tenant.usage.open_session(session_id)
-                session.renew()
             session.attached.add(client)
             return session
 

@@ -32,6 +32,7 @@ from sessionfs_s3.testing.runtime import (
     start_runtime,
 )
 from sessionfs_s3.testing.sdk_clients import fetch_node_sdk
+from tests.gateway.wire import PATIENT_S
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -84,7 +85,7 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def served(executable: Path, store_url: str) -> AsyncIterator[tuple[Gateway, Launched]]:
     """A gateway with one runtime, for the tests of one module, which share its event loop; and what has its runtime."""
-    gateway, launched = gateway_here(executable, GatewayOptions(store_url))
+    gateway, launched = gateway_here(executable, GatewayOptions(store_url, handshake_s=PATIENT_S))
     async with gateway:
         yield gateway, launched
 

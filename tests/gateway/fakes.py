@@ -62,6 +62,19 @@ async def until(condition: Callable[[], bool], *, deadline_s: float = GENEROUS_S
             await asyncio.sleep(0.01)
 
 
+async def answers_to(client: RawClient, numbers: list[int], *, deadline_s: float = 60.0) -> dict[object, Json]:
+    """Wait for the answers to all of these requests and return them by id: each comes once."""
+    wanted = set(numbers)
+
+    def answered() -> list[Json]:
+        return [each for each in client.received if "method" not in each and each["id"] in wanted]
+
+    await until(lambda: len(answered()) >= len(wanted), deadline_s=deadline_s)
+    found = {each["id"]: each for each in answered()}
+    assert len(found) == len(answered()) == len(wanted)
+    return found
+
+
 def contents(message: Json) -> str | None:
     """Return what the assistant says in an event, None where it is something else."""
     event = message.get("params", {}).get("event", {})

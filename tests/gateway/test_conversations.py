@@ -22,7 +22,7 @@ from sessionfs_s3.testing.runtime import find_runtime
 from sessionfs_s3.testing.sdk_client import Record, SdkClient, SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS, PythonClient
 from sessionfs_s3.testing.servers import S3Server
-from tests.gateway.wire import HOST, config, connected, said, turn
+from tests.gateway.wire import HOST, PATIENT_S, config, connected, said, turn
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -69,7 +69,7 @@ async def test_a_conversation_with_tools(
 async def test_a_conversation_on_s3(
     executable: object, script: ScriptedModel, session_id: str, moto: S3Server, enter: Callable[[S3Server], str]
 ) -> None:
-    gateway, _ = gateway_here(find_runtime(), GatewayOptions(enter(moto)))
+    gateway, _ = gateway_here(find_runtime(), GatewayOptions(enter(moto), handshake_s=PATIENT_S))
     async with gateway:
         await converse(gateway, script, session_id, "python")
         async with CLIENTS["python"](HOST, gateway.port, None, script.provider) as client:

@@ -13,18 +13,23 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from sessionfs_s3.gateway.attempts import FailedAttempts
 from sessionfs_s3.gateway.limits import TenantLimits
 from sessionfs_s3.gateway.pending import PENDING_MAX
 from sessionfs_s3.gateway.server import Gateway
+from sessionfs_s3.gateway.tokens import new_token
 from sessionfs_s3.testing.fake_runtime import FakeRuntime, Peer, fake_runtime
 from sessionfs_s3.testing.raw_client import ConnectionEnded, Json, RawClient, RpcError, framed, raw_client
+from tests.gateway import tenants_files
 from tests.gateway.fakes import (
     GENEROUS_S,
     HOST,
     all_gone,
+    answers_to,
     client_of,
     errors,
     gateway_before,
@@ -46,13 +51,16 @@ def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def undisturbed(
-    caplog: pytest.LogCaptureFixture, **options: object
+    caplog: pytest.LogCaptureFixture, *, token: str | None = None, **options: object
 ) -> AsyncIterator[tuple[Gateway, FakeRuntime]]:
-    """A gateway with a neighbour on it that is never disturbed, and which is as it was when the body has run."""
+    """A gateway with a neighbour on it that is never disturbed, and which is as it was when the body has run.
+
+    *token* is the neighbour's, where there are tenants.
+    """
     caplog.set_level(logging.INFO)
     async with fake_runtime() as runtime, gateway_before(runtime, **options) as gateway:  # type: ignore[arg-type]
         baseline = len(asyncio.all_tasks())
-        async with neighbour(gateway) as one:
+        async with neighbour(gateway, token=token) as one:
             await until(lambda: one.turns > 1)
             yield gateway, runtime
             turns = one.turns
@@ -121,11 +129,11 @@ def frame(body: bytes, rng: random.Random) -> bytes:
             return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def babble(gateway: Gateway, rng: random.Random) -> None:
+async def babble(gateway: Gateway, token: str, rng: random.Random) -> None:
     """Say anything, in pieces of any size, read or not, and go in some way."""
     async with raw_client(HOST, gateway.port) as client:
         if rng.random() < 0.8:
-            await client.send({"id": 0, "method": "connect", "params": {}})
+            await client.send({"id": 0, "method": "connect", "params": {"token": token}})
         if rng.random() < 0.3:
             client.stop_reading()
         data = b"".join(frame(message(rng), rng) for _ in range(rng.randrange(1, 60)))
@@ -145,13 +153,26 @@ async def babble(gateway: Gateway, rng: random.Random) -> None:
             client.drop()
 
 
-async def test_anything_at_all(caplog: pytest.LogCaptureFixture) -> None:
+async def test_anything_at_all_from_another_tenant(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """It uses the neighbour's session id, too: in its own tenant, that is another session."""
     print(f"SESSIONFS_FUZZ_SEED={SEED}")
     rng = random.Random(SEED)
     rounds = int(os.environ.get("SESSIONFS_FUZZ_ROUNDS", "12"))
-    async with undisturbed(caplog, frame_s=0.5, handshake_s=0.5, stall_s=0.5) as (gateway, _):
+    tokens = [new_token(), new_token()]
+    plenty = {"requests_per_s": 1e6, "burst": 10**6, "connections_max": 1000}
+    file = {
+        "tenants": [
+            {"id": name, "tokens": [{"label": "t", "hash": hashed}], "limits": plenty}
+            for name, (_, hashed) in zip(("good", "bad"), tokens, strict=True)
+        ]
+    }
+    times: dict[str, object] = {"frame_s": 0.5, "handshake_s": 0.5, "stall_s": 0.5}
+    tenants = tenants_files.write(tmp_path / "tenants.toml", file)
+    async with undisturbed(caplog, token=tokens[0][0], tenants=tenants, **times) as (gateway, _):
         for _ in range(rounds):
-            await asyncio.gather(*(babble(gateway, random.Random(rng.random())) for _ in range(12)))
+            babblers = [babble(gateway, tokens[1][0], random.Random(rng.random())) for _ in range(12)]
+            await asyncio.gather(*babblers)
+            gateway._authenticator.attempts = FailedAttempts()
 
 
 @pytest.mark.parametrize(
@@ -420,19 +441,6 @@ async def test_an_answer_that_is_nested_too_deep_reaches_the_runtime_as_an_error
         with pytest.raises(RpcError, match="too deep"):
             await asking
         assert await ends(client, {"id": 1, "method": "session.abort", "params": {"sessionId": "deep"}}) == ""
-
-
-async def answers_to(client: RawClient, numbers: list[int]) -> dict[object, Json]:
-    """Wait for all answers and return them by id: each comes once."""
-    wanted = set(numbers)
-
-    def answered() -> list[Json]:
-        return [each for each in client.received if "method" not in each and each["id"] in wanted]
-
-    await until(lambda: len(answered()) >= len(wanted), deadline_s=60)
-    found = {each["id"]: each for each in answered()}
-    assert len(found) == len(answered()) == len(wanted)
-    return found
 
 
 async def ends(client: RawClient, message: Json) -> str:

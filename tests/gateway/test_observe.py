@@ -26,12 +26,13 @@ from sessionfs_s3.gateway.metrics import OTHER, Metrics
 from sessionfs_s3.gateway.observe import FORGOTTEN_S, SILENCE_S, UNANSWERED_MIN, StoreHealth
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.process import RuntimeUnavailable
-from sessionfs_s3.gateway.runtimes import Endpoint, Source
+from sessionfs_s3.gateway.runtimes import Endpoint
 from sessionfs_s3.gateway.server import Gateway
 from sessionfs_s3.store import Request as StoreRequest
 from sessionfs_s3.store import Verb
 from sessionfs_s3.testing.gateway import GatewayProcess, gateway_here, start_gateway
 from sessionfs_s3.testing.model import Say, ScriptedModel, Stall
+from sessionfs_s3.testing.raw_client import framed
 from sessionfs_s3.testing.sdk_client import SdkFailure
 from sessionfs_s3.testing.sdk_clients import python_client
 from tests.gateway.captured import captured
@@ -48,10 +49,10 @@ class NoSource:
         raise RuntimeUnavailable("there is none")
 
 
-def make(isolation: Any = "tenant", sources: list[Source] | None = None) -> Gateway:
-    options = GatewayOptions(f"memory://{uuid4()}", isolation=isolation, http=("127.0.0.1", 0))
-    authenticator = Authenticator.load(None)
-    return Gateway(options, authenticator, lambda: sources or [NoSource()], may_grow=False)
+def make(isolation: Any = "tenant", **more: Any) -> Gateway:
+    """Return a gateway that has no runtime."""
+    options = GatewayOptions(f"memory://{uuid4()}", isolation=isolation, http=("127.0.0.1", 0), **more)
+    return Gateway(options, Authenticator.load(None), lambda: [NoSource()], may_grow=False)
 
 
 @pytest.fixture
@@ -366,6 +367,7 @@ async def test_what_a_limit_refuses_is_counted(gateway: Gateway) -> None:
         (AuthenticationFailed(), "refused"),
         (TimeoutError(), "timeout"),
         (ConnectionResetError(), "broken"),
+        (ConnectionRefusedError(), "crowded"),
     ],
 )
 def test_handshakes_are_counted_by_outcome(problem: Exception | None, outcome: str) -> None:
@@ -374,6 +376,36 @@ def test_handshakes_are_counted_by_outcome(problem: Exception | None, outcome: s
     samples = parsed(metrics.exposition().decode())
     assert value(samples, "handshakes_total", outcome=outcome) == 1
     assert sum(count for (name, _), count in samples.items() if name == "sessionfs_handshakes_total") == 1
+
+
+async def test_connections_are_counted_by_how_they_begin() -> None:
+    async with make(handshake_s=0.5, handshakes_max=1) as gateway:
+        for said, outcome in (
+            (b"GET / HTTP/1.1\r\n\r\n", "broken"),
+            (b"", "timeout"),
+            (framed({"jsonrpc": "2.0", "id": 1, "method": "connect", "params": {}}), "no_runtime"),
+        ):
+            before = await scraped(gateway)
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            async with asyncio.timeout(30):
+                while not gateway.listener._strangers:  # noqa: ASYNC110  # its place is taken once it is served
+                    await asyncio.sleep(0)
+            crowd, crowded = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(said)
+            async with asyncio.timeout(30):
+                await _rest(crowd)
+                await _rest(reader)
+            for each in (writer, crowded):
+                each.close()
+            after = await scraped(gateway)
+            assert value(after, "handshakes_total", outcome=outcome) > value(
+                before, "handshakes_total", outcome=outcome
+            )
+        after = await scraped(gateway)
+        assert value(after, "handshakes_total", outcome="crowded") == 3
+        assert value(after, "handshakes_total", outcome="ok") == 0
+        assert value(after, "connections_total") == 3
+        assert value(after, "connections_open") == 0
 
 
 async def test_a_client_that_takes_nothing_is_counted_when_it_is_dropped_and_so_are_its_bytes() -> None:
@@ -455,7 +487,10 @@ async def test_what_goes_wrong_is_counted_and_logged(executable: Path, model: Sc
     stall = Stall(Say("never"))
     model.add("hello", Say("hi there"))
     model.add("wait", stall)
-    options = GatewayOptions(tmp_path.as_uri(), tenant="acme", isolation="tenant", http=("127.0.0.1", 0))
+    # A handshake that has time: the tenant's runtime starts with it.
+    options = GatewayOptions(
+        tmp_path.as_uri(), tenant="acme", isolation="tenant", http=("127.0.0.1", 0), handshake_s=120
+    )
     gateway, launched = gateway_here(executable, options)
     with captured("json") as log:
         async with gateway, python_client("127.0.0.1", gateway.port, None, model.provider) as client:

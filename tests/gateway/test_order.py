@@ -20,7 +20,7 @@ from sessionfs_s3.testing.model import Call, Say, ScriptedModel, Stall
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, framed
 from sessionfs_s3.testing.runtime import RuntimeProcess, start_runtime
 from tests.gateway.tap import Line, Tap, tapped
-from tests.gateway.wire import LOOKUP, begin_turn, config, connected, event, events, idle, turn
+from tests.gateway.wire import LOOKUP, PATIENT_S, begin_turn, config, connected, event, events, eventually, idle, turn
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("gateway-order")]
 
@@ -59,11 +59,14 @@ async def wired(executable: Path) -> AsyncIterator[Tapped]:
             runtime = await stack.enter_async_context(starting)
             taps.append(await stack.enter_async_context(tapped(runtime.port)))
         sources: list[Source] = [Running("127.0.0.1", tap.port, TOKEN) for tap in taps]
-        gateway = Gateway(GatewayOptions("memory://order"), Authenticator.load(None), lambda: sources, may_grow=False)
+        gateway = Gateway(
+            GatewayOptions("memory://order", handshake_s=PATIENT_S),
+            Authenticator.load(None),
+            lambda: sources,
+            may_grow=False,
+        )
         await stack.enter_async_context(gateway)
-        async with asyncio.timeout(30):
-            while not all(any(line.holds_the_slot for line in tap.lines) for tap in taps):
-                await asyncio.sleep(0.02)
+        await eventually(lambda: all(any(line.holds_the_slot for line in tap.lines) for tap in taps))
         yield Tapped(gateway, taps)
 
 
@@ -84,7 +87,7 @@ async def test_a_turn_is_what_the_runtimes_own_connection_carries(
 async def test_a_turn_is_what_a_plain_runtime_says(
     wired: Tapped, plain: RuntimeProcess, script: ScriptedModel, session_id: str
 ) -> None:
-    """The same script, directly and through the gateway: the same kinds of messages in the same order, the same words."""
+    """The same script, directly and through the gateway: the same messages in the same order, with the same words."""
     script_of_tools(script)
     told: list[list[object]] = []
     for port, token in ((plain.port, plain.token), (wired.gateway.port, None)):
@@ -210,14 +213,7 @@ async def test_two_runtimes_ask_one_client_at_once(wired: Tapped, script: Script
         seen = len(client.received)
         for each in sessions:
             await client.request("session.send", {"sessionId": each, "prompt": f"Ask for {each}."})
-        questions = []
-        for each in sessions:
-            questions.append(
-                await client.until(
-                    lambda message, each=each: message.get("method") == "userInput.request" and named(message) == each,
-                    after=seen,
-                )
-            )
+        questions = [await asked_about(client, each, seen) for each in sessions]
         assert len({question["id"] for question in questions}) == 2
         for each, question in reversed([*zip(sessions, questions, strict=True)]):
             await client.respond(question["id"], {"answer": f"I am {each}", "wasFreeform": True})
@@ -232,6 +228,12 @@ async def test_two_runtimes_ask_one_client_at_once(wired: Tapped, script: Script
         if message.get("method") == "userInput.request"
     ]
     assert asked == [1, 1]
+
+
+async def asked_about(client: RawClient, session_id: str, after: int) -> Json:
+    return await client.until(
+        lambda message: message.get("method") == "userInput.request" and named(message) == session_id, after=after
+    )
 
 
 async def test_numbers_and_text_pass_unchanged(wired: Tapped, script: ScriptedModel, session_id: str) -> None:
@@ -271,7 +273,8 @@ async def test_json_that_a_runtime_does_not_read(
         await client.request("session.create", config(script, session_id))
         for request_id in ("odd", "odd"):  # free again: nothing waits for it any more
             seen = len(client.received)
-            body = f'{{"jsonrpc":"2.0","id":"{request_id}","method":"session.log","params":{{"sessionId":"{session_id}","message":"x",{extra}}}}}'
+            params = f'{{"sessionId":"{session_id}","message":"x",{extra}}}'
+            body = f'{{"jsonrpc":"2.0","id":"{request_id}","method":"session.log","params":{params}}}'
             await client.send_bytes(b"Content-Length: %d\r\n\r\n%b" % (len(body), body.encode()))
             answer = await client.until(lambda message: "error" in message, after=seen, deadline_s=5)
             assert (answer["id"], answer["error"]["code"]) == ("odd", -32700)

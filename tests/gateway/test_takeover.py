@@ -16,7 +16,20 @@ from sessionfs_s3.testing.gateway import gateway_here
 from sessionfs_s3.testing.model import Say, ScriptedModel, Stall
 from sessionfs_s3.testing.sdk_client import SdkFailure
 from sessionfs_s3.testing.sdk_clients import CLIENTS
-from tests.gateway.wire import HOST, LOOKUP, begin_turn, config, connected, event, history, idle, refusal, said, turn
+from tests.gateway.wire import (
+    HOST,
+    LOOKUP,
+    PATIENT_S,
+    begin_turn,
+    config,
+    connected,
+    event,
+    history,
+    idle,
+    refusal,
+    said,
+    turn,
+)
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("gateway-takeover")]
 
@@ -26,7 +39,7 @@ Served = tuple[Gateway, Launched]
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def other(executable: Path, store_url: str) -> AsyncIterator[Gateway]:
     """A second gateway over the same store."""
-    gateway, _ = gateway_here(executable, GatewayOptions(store_url))
+    gateway, _ = gateway_here(executable, GatewayOptions(store_url, handshake_s=PATIENT_S))
     async with gateway:
         yield gateway
 

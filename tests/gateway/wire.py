@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +13,8 @@ from sessionfs_s3.testing.model import ScriptedModel
 from sessionfs_s3.testing.raw_client import Answer, Json, RawClient, RpcError, raw_client, unanswered
 
 HOST = "127.0.0.1"
+PATIENT_S = 120.0
+"""``handshake_s`` for tests: half of it is how long a client waits for the first runtime, on a machine that is busy."""
 LOOKUP: Json = {
     "name": "lookup",
     "description": "Looks up a key.",
@@ -83,6 +86,15 @@ async def history(client: RawClient, session_id: str) -> list[Json]:
     """Return all the session's events."""
     told: list[Json] = (await client.request("session.getMessages", {"sessionId": session_id}))["events"]
     return told
+
+
+async def eventually(holds: Callable[[], bool], *, deadline_s: float = 30) -> None:
+    """Wait until *holds* does. Raises TimeoutError."""
+    async with asyncio.timeout(deadline_s):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.02)
 
 
 async def refusal(client: RawClient, method: str, params: Json) -> str:

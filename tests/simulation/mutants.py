@@ -33,6 +33,8 @@ FIRST_SEEDS: dict[str, int] = {
     "collection_drops_needed_blob": 380,
     "load_stops_at_a_404": 1195,
     "blobs_of_the_unborn_are_garbage": 1750,
+    "removal_before_the_tombstone": 180,
+    "collection_drops_fences": 100,
 }
 """Where to begin to look for a world that shows what is wrong with a mutant that few worlds show; 0 for the others."""
 

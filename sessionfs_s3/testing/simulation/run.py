@@ -127,10 +127,11 @@ async def _simulate(
         deletions=len(history.deletions),
         digest=_digest(world, history),
     )
-    world.stop()
-    broken = await judge_end(session, world.bucket, 8 * DAY_S)
-    if broken:
-        raise _failed(seed, broken, history)
+    if with_deletions:
+        world.stop()
+        broken = await judge_end(session, world.bucket, 8 * DAY_S)
+        if broken:
+            raise _failed(seed, broken, history)
     return report
 
 

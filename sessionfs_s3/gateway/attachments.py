@@ -1,0 +1,132 @@
+"""Which sessions one client has created or resumed, and how they are resumed for it when their runtime ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final, cast
+from uuid import uuid4
+
+from sessionfs_s3.errors import InvalidInput
+from sessionfs_s3.gateway.errors import FAILED, RpcError
+from sessionfs_s3.gateway.messages import Json, Request, Response
+from sessionfs_s3.gateway.methods import OPENING
+from sessionfs_s3.gateway.pending import Pending, PendingRequests
+from sessionfs_s3.gateway.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from sessionfs_s3.gateway.client import Client
+    from sessionfs_s3.gateway.server import Gateway
+    from sessionfs_s3.gateway.sessions import OpenSession
+
+_LEAVING: Final = frozenset({"session.detach", "session.destroy"})
+_TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
+_REPEATABLE: Final = frozenset({"session.create", "session.resume"})
+"""What opens a session with parameters that ``session.resume`` takes, too."""
+
+
+class Attachments:
+    """The sessions that a client has created or resumed, with the parameters that it did so with."""
+
+    def __init__(
+        self,
+        client: Client,
+        gateway: Gateway,
+        pending: PendingRequests,
+        forward: Callable[[Pending, Runtime], Awaitable[None]],
+    ) -> None:
+        """Attach *client* to sessions of *gateway*; *forward* passes a request on to a runtime."""
+        self._client = client
+        self._gateway = gateway
+        self._sessions = gateway.sessions
+        self._pending = pending
+        self._forward = forward
+        self._opened: dict[str, Mapping[str, Json]] = {}
+
+    def is_cut_off(self, session_id: str) -> bool:
+        """Whether the client has the session, and its runtime ended since."""
+        if session_id not in self._opened:
+            return False
+        session = self._client.tenant.sessions.get(session_id)
+        return session is None or self._client not in session.attached
+
+    def forget(self, session_id: str) -> None:
+        """Do not resume the session unasked."""
+        self._opened.pop(session_id, None)
+
+    async def open(self, session_id: str) -> OpenSession:
+        """Return the session, open for the client. Raises RpcError, LimitExceeded."""
+        self._check_may_begin()
+        try:
+            return await self._sessions.open(self._client.tenant, session_id, self._client)
+        except InvalidInput as problem:
+            raise RpcError(FAILED, str(problem)) from None
+
+    async def resume(self, session_id: str) -> OpenSession:
+        """Resume, on the client's behalf, a session that is cut off, as it was resumed or created before.
+
+        Raises:
+            RpcError, LimitExceeded, ConnectionError: it cannot be resumed.
+        """
+        session = await self.open(session_id)
+        resuming = Request("session.resume", self._opened[session_id], f"gateway-{uuid4()}")
+        pending, answer = self._pending.add_own(resuming)
+        pending.session = session
+        try:
+            await self._forward(pending, session.runtime)
+            response = await answer
+        except BaseException:
+            # The runtime has not been told, or has not answered: the next use begins anew.
+            self._sessions.detach(session, self._client)
+            raise
+        finally:
+            self._pending.settle(pending)
+        if "error" in response.body:
+            problem = cast("Mapping[str, Json]", response.body["error"])
+            raise RpcError(FAILED, f"session {session_id} could not be resumed: {problem.get('message')}")
+        return session
+
+    def begin(self, pending: Pending) -> None:
+        """Note that a turn begins, if *pending* asks for one. Raises RpcError, LimitExceeded when none may."""
+        if pending.request.method in _TURNS and pending.session is not None:
+            self._check_may_begin()
+            pending.busy_before = pending.session.busy
+            pending.session.busy = True
+
+    def settle(self, pending: Pending, response: Response) -> None:
+        """Note what a runtime's answer means for who is attached to which session."""
+        session, method = pending.session, pending.request.method
+        if session is None:
+            return
+        failed = "error" in response.body or _is_not_found(response.body.get("result"))
+        if method in OPENING:
+            if not failed:
+                session.exists = True
+                if method in _REPEATABLE:
+                    self._opened[session.id] = pending.request.params
+            elif not pending.attached_before:
+                self._sessions.detach(session, self._client)
+                if not session.exists and not session.attached:
+                    self._sessions.close_soon(session)
+        elif method == "session.shutdown" and not failed:
+            # The runtime would keep a session that takes messages and does nothing.
+            for client in list(session.attached):
+                client.lose(session, RpcError(FAILED, f"session {session.id} was shut down"), for_good=True)
+            self._sessions.close_soon(session)
+        elif method in _LEAVING and not failed:
+            self.forget(session.id)
+            self._sessions.detach(session, self._client)
+        elif method in _TURNS and failed:
+            session.busy = pending.busy_before
+        elif method in _TURNS:
+            self._client.metrics.turns.inc()
+
+    def _check_may_begin(self) -> None:
+        """Raise RpcError when no session and no turn is to be begun now, LimitExceeded when none by this tenant."""
+        if self._gateway.draining:
+            raise RpcError(FAILED, "this gateway is going down: connect again, and resume the session")
+        self._client.tenant.usage.check_stored()
+
+
+def _is_not_found(answer: Json) -> bool:
+    """Whether it is what ``sessions.open`` answers where there is no such session."""
+    return isinstance(answer, Mapping) and cast("Mapping[str, Json]", answer).get("status") == "not_found"
