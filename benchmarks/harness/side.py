@@ -50,7 +50,10 @@ _READY_STEP_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process holds: resident bytes, and its share of them where pages are shared (``smaps_rollup``)."""
+    """What a process holds: resident bytes, and its share of those that are no file's (``Pss_Anon``).
+
+    A share of a file's pages, as of Python's own libraries, changes whenever another process comes or goes.
+    """
 
     rss_bytes: int
     pss_bytes: int
@@ -165,11 +168,14 @@ def memory_of(pid: int) -> Memory:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, _, rest = line.partition(":")
         fields[name] = int(rest.split()[0]) * 1024
-    return Memory(fields["Rss"], fields["Pss"])
+    return Memory(fields["Rss"], fields["Pss_Anon"])
 
 
 class _Provider:
-    """Serves the sessions of runtimes that clients reach without it: a session is whichever a runtime asks about."""
+    """Serves the sessions of runtimes that clients reach without it: a session is whichever a runtime asks about.
+
+    Of what else it hears of them it makes nothing.
+    """
 
     def __init__(self, fs: SessionFs) -> None:
         self._fs = fs
@@ -184,13 +190,19 @@ class _Provider:
         return await self._methods.answer(request.method, request.params)
 
     def began(self, runtime: Runtime) -> None:
-        del runtime
+        pass
 
     def notified(self, runtime: Runtime, message: Request) -> None:
-        del runtime, message
+        pass
+
+    def tried(self, outcome: str) -> None:
+        pass
+
+    def lost(self, runtime: Runtime) -> None:
+        pass
 
     def ended(self, runtime: Runtime) -> None:
-        del runtime
+        pass
 
 
 async def _provider(given: Mapping[str, Any], launched: Launched, stack: AsyncExitStack) -> list[Door]:

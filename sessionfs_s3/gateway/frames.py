@@ -1,7 +1,7 @@
 """JSON-RPC frames over a stream: ``Content-Length: N``, an empty line, N bytes of JSON; the framing of the SDKs.
 
-The framing is that of the Language Server Protocol's base protocol. Reading is bounded in bytes and in time before a
-byte of a body is kept.
+The framing is that of the Language Server Protocol's base protocol. Reading is bounded in bytes and in time before
+more of a body is kept than comes at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import re
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from sessionfs_s3.volume.gate import ByteGate
@@ -28,9 +27,15 @@ LARGE_BYTES: Final = 256 * 1024
 _QUICKACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
 """Linux only; 0 elsewhere."""
 
+_USUAL: Final = re.compile(rb"Content-Length: ([0-9]{1,10})\r\n\r\n")
+"""The whole header, as the SDKs and the runtime write it."""
+
 _LENGTH: Final = re.compile(rb"content-length: *([0-9]{1,10})", re.IGNORECASE)
 _TYPE: Final = re.compile(rb"content-type: *[\x20-\x7e]*", re.IGNORECASE)
+_HEADER_END: Final = b"\r\n\r\n"
 _BUFFER_BYTES: Final = 64 * 1024
+_LITTLE_BYTES: Final = 16 * 1024
+"""With no more than this to be sent nobody has to wait."""
 
 
 class FrameError(Exception):
@@ -39,7 +44,7 @@ class FrameError(Exception):
 
 def framed(body: bytes) -> bytes:
     """Return *body* as a frame."""
-    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    return _header(body) + body
 
 
 class FrameStream:
@@ -81,13 +86,17 @@ class FrameStream:
         self._stall_s_max = stall_s_max
         self._gate = gate
         self._closed = False
+        self._held = bytearray()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._due_s: float | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
         self.stalled = False
         self._quick: socket.socket | None = writer.get_extra_info("socket") if quick and _QUICKACK else None
         self._acknowledge()
         transport = writer.transport
-        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=_BUFFER_BYTES, low=_LITTLE_BYTES)
 
     @property
     def closed(self) -> bool:
@@ -97,7 +106,7 @@ class FrameStream:
     @property
     def behind_bytes(self) -> int:
         """How much of what was sent the peer has not taken, in bytes."""
-        return self._writer.transport.get_write_buffer_size()
+        return self._unsent_bytes + self._writer.transport.get_write_buffer_size()
 
     async def read(self) -> bytes | None:
         """Return the next body, None when the peer has closed the connection. Raises as :meth:`bodies`."""
@@ -139,13 +148,21 @@ class FrameStream:
         if self.closed:
             raise ConnectionResetError("the connection is closed")
         self.sent_bytes += len(body)
-        if len(body) < _BUFFER_BYTES:
-            self._writer.write(framed(body))
-        else:
-            self._writer.writelines((b"Content-Length: %d\r\n\r\n" % len(body), body))
+        header = _header(body)
+        if not self._unsent:
+            # Everything that is posted until the loop comes round goes out together: a system call for each costs more
+            # than all else that is done for a small message.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += (header, body)
+        self._unsent_bytes += len(header) + len(body)
+        if self._unsent_bytes >= _BUFFER_BYTES:
+            self._flush()
 
     async def drain(self) -> None:
         """Wait until the peer has taken most of what was sent. Raises as :meth:`write`."""
+        if self.behind_bytes <= _LITTLE_BYTES and not self.closed:
+            return
+        self._flush()
         transport = self._writer.transport
         left = transport.get_write_buffer_size()
         while True:
@@ -163,6 +180,7 @@ class FrameStream:
 
     def close(self) -> None:
         """Close the connection once what was written has been sent, or the peer has had the time to take it."""
+        self._flush()
         if not self._closed and self.behind_bytes and self._stall_s_max is not None:
             # A peer that takes nothing would keep the connection, and what is buffered for it, for ever.
             asyncio.get_running_loop().call_later(self._stall_s_max, self._writer.transport.abort)
@@ -172,27 +190,60 @@ class FrameStream:
     def abort(self) -> None:
         """Close the connection at once, dropping what has not been sent."""
         self._closed = True
+        self._unsent, self._unsent_bytes = [], 0
         self._writer.transport.abort()
 
     async def _announced(self) -> int | None:
-        try:
-            first = await self._reader.readexactly(1)
-        except asyncio.IncompleteReadError:
+        self._due_s = None
+        held = self._held
+        if not held and not await self._receive():
             return None
-        async with self._in_time():
-            try:
-                header = first + await self._reader.readuntil(b"\r\n\r\n")
-            except asyncio.LimitOverrunError:
-                raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes") from None
+        # Frames mostly arrive whole, and several at a time: then nothing here waits.
+        usual = _USUAL.match(held)
+        if usual is not None and (length := int(usual[1])) <= self._frame_bytes_max:
+            del held[: usual.end()]
+            return length
+        while (end := held.find(_HEADER_END, 0, HEADER_BYTES_MAX)) < 0:
+            if len(held) >= HEADER_BYTES_MAX:
+                raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes")
+            await self._receive_in_time()
+        header = bytes(held[: end + len(_HEADER_END)])
+        del held[: len(header)]
         return _length(header, self._frame_bytes_max)
 
     async def _body(self, length: int) -> bytes:
-        self._acknowledge()
-        async with self._in_time():
-            body = await self._reader.readexactly(length)
+        held = self._held
+        while len(held) < length:
+            await self._receive_in_time()
+        with memoryview(held) as view:
+            body = bytes(view[:length])
+        del held[:length]
         self.received_bytes += length
-        self._acknowledge()
         return body
+
+    async def _receive(self) -> bool:
+        """Take in what has come, waiting for it; return whether there was anything before the end."""
+        data = await self._reader.read(_BUFFER_BYTES)
+        self._acknowledge()
+        self._held += data
+        return bool(data)
+
+    async def _receive_in_time(self) -> None:
+        """Take in more of a frame that has begun. Raises FrameError when there is no more, or none in time."""
+        if self._due_s is None and self._frame_s_max is not None:
+            self._due_s = asyncio.get_running_loop().time() + self._frame_s_max
+        try:
+            async with asyncio.timeout_at(self._due_s):
+                more = await self._receive()
+        except TimeoutError:
+            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
+        if not more:
+            raise FrameError(f"the connection ended {len(self._held)} bytes into what was announced")
+
+    def _flush(self) -> None:
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if unsent and not self._writer.is_closing():
+            self._writer.writelines(unsent)
 
     def _acknowledge(self) -> None:
         """Ask for quick acknowledgements, which the kernel forgets after some packets: tcp(7), TCP_QUICKACK."""
@@ -200,21 +251,13 @@ class FrameStream:
             with contextlib.suppress(OSError):
                 self._quick.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncGenerator[None]:
-        try:
-            async with asyncio.timeout(self._frame_s_max):
-                yield
-        except asyncio.IncompleteReadError as error:
-            raise FrameError(f"the connection ended {len(error.partial)} bytes into what was announced") from None
-        except TimeoutError:
-            raise FrameError(f"a frame took longer than {self._frame_s_max:g} s") from None
+
+def _header(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n" % len(body)
 
 
 def _length(header: bytes, frame_bytes_max: int) -> int:
     """Return the length of the body that *header* announces. Raises FrameError."""
-    if len(header) > HEADER_BYTES_MAX:
-        raise FrameError(f"a header of more than {HEADER_BYTES_MAX} bytes")
     lengths: list[int] = []
     for line in header[:-4].split(b"\r\n"):
         if found := _LENGTH.fullmatch(line):
