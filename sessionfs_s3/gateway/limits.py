@@ -22,11 +22,11 @@ class TenantLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    connections_max: int = Field(default=100, ge=1, description="Connections at a time.")
-    open_sessions_max: int = Field(default=200, ge=1, description="Sessions open at a time.")
+    connections_max: int = Field(default=1000, ge=1, description="Connections at a time.")
+    open_sessions_max: int = Field(default=1000, ge=1, description="Sessions open at a time.")
     bytes_stored_max: int | None = Field(default=None, ge=1, description="Bytes in the store; unlimited unless given.")
-    requests_per_s: float = Field(default=100.0, gt=0, le=1e6, description="Requests a second, in the long run.")
-    burst: int = Field(default=200, ge=1, le=10**6, description="Requests at once, after a pause.")
+    requests_per_s: float = Field(default=1000.0, gt=0, le=1e6, description="Requests a second, in the long run.")
+    burst: int = Field(default=2000, ge=1, le=10**6, description="Requests at once, after a pause.")
     frame_bytes_max: int = Field(
         default=16 * 1024 * 1024, ge=1024, le=FRAME_BYTES_MAX, description="The largest message from a client."
     )
