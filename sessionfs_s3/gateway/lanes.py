@@ -35,7 +35,7 @@ class Lanes:
         return len(self._tasks) >= STEPS_MAX
 
     async def settle(self) -> None:
-        """Wait a little, where many steps wait, for the oldest one to be done: whoever goes on asking is in no hurry."""
+        """Wait a little for the oldest step, where many wait: whoever goes on asking is in no hurry."""
         if len(self._tasks) >= STEPS_MAX // 2:
             await asyncio.wait([next(iter(self._tasks))], timeout=PAUSE_S)
 
