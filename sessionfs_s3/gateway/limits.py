@@ -47,7 +47,7 @@ class LimitExceeded(Exception):
         retry_s: after how many seconds another try can succeed; None when time alone does not help.
     """
 
-    code: Final = -32000
+    code: int = -32000
 
     def __init__(self, tenant: str, setting: str, value: float, what: str, *, retry_s: float | None = None) -> None:
         """Say *what* was too much, and name the *setting* of *tenant* with its *value*."""
