@@ -97,15 +97,10 @@ def parse(text: bytes) -> Request | Response:
         return Response(given, fields)
     if not isinstance(method, str):
         raise Malformed(INVALID_REQUEST, f"a method is a string, not {_kind(method)}", given)
-    params: Json = fields.get("params")
+    params = _named(fields.get("params"))
     if params is None:
-        params = {}
-    elif isinstance(params, list) and len(cast("list[Json]", params)) == 1:
-        # How some JSON-RPC libraries send a single argument by position; the runtime takes it as well.
-        params = cast("list[Json]", params)[0]
-    if not isinstance(params, dict):
-        raise Malformed(INVALID_REQUEST, f"params are a JSON object, not {_kind(cast('Json', params))}", given)
-    return Request(method, cast("dict[str, Json]", params), given, is_notification="id" not in fields)
+        raise Malformed(INVALID_REQUEST, f"params are a JSON object, not {_kind(fields['params'])}", given)
+    return Request(method, params, given, is_notification="id" not in fields)
 
 
 def encode(message: Request | Response) -> bytes:
@@ -195,6 +190,16 @@ def _finite(digits: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{digits[:40]} is infinity when read as a double")
     return number
+
+
+def _named(params: Json) -> Mapping[str, Json] | None:
+    """Return parameters by name; None for what is none."""
+    if isinstance(params, list) and len(listed := cast("list[Json]", params)) == 1:
+        # How some JSON-RPC libraries send a single argument by position; the runtime takes it as well.
+        params = listed[0]
+    if params is None:
+        return {}
+    return cast("dict[str, Json]", params) if isinstance(params, dict) else None
 
 
 def _is_id(value: Json) -> bool:

@@ -186,6 +186,10 @@ async def test_a_process_that_died_is_busy_and_a_second_try_succeeds(wire: Wire,
     copy = volume._database._copy
     assert isinstance(copy, WorkerDatabase)
     _FORK_SERVER.kill(copy._number)
+    # The server kills it when it comes to that.
+    async with asyncio.timeout(30):
+        while not copy._reader.at_eof():  # noqa: ASYNC110  # it ends when it does
+            await asyncio.sleep(0.01)
     kind, message = await wire.failure(INSERT)
     assert (kind, "has ended" in message) == (BUSY, True)
     assert "error" not in await wire.transaction(INSERT)

@@ -159,6 +159,10 @@ async def both_hear(one: SdkClient, other: SdkClient, session_id: str) -> None:
     """Each of two clients that are attached holds a turn: both hear both, the same events in the same order."""
     begun = len(await one.events(session_id)), len(await other.events(session_id))
     assert await one.send(session_id, "Three.") == "Third."
+    async with asyncio.timeout(30):
+        # The SDK would take the end of this turn, when it comes to the other client, for that of the next.
+        while "session.idle" not in types_of((await other.events(session_id))[begun[1] :]):  # noqa: ASYNC110  # it hears when it does
+            await asyncio.sleep(0.02)
     assert await other.send(session_id, "Three.") == "Third."
     async with asyncio.timeout(30):
         while True:
@@ -169,11 +173,17 @@ async def both_hear(one: SdkClient, other: SdkClient, session_id: str) -> None:
             if all([each["type"] for each in some].count("session.idle") == 2 for some in told):
                 break
             await asyncio.sleep(0.02)
-    heard = [[each["id"] for each in some[types_of(some).index("user.message") :]] for some in told]
+    heard = [[each["id"] for each in turns_of(some)] for some in told]
     assert heard[0] == heard[1]
     assert said(told[0]) == ["Three.", "Third."] * 2
     whole = ["One.", "First.", "Two.", "Second.", *["Three.", "Third."] * 2]
     assert said(await one.history(session_id)) == said(await other.history(session_id)) == whole
+
+
+def turns_of(events: Sequence[Record]) -> Sequence[Record]:
+    """Return what came from the first message to the end of the last turn: what comes after may still be on its way."""
+    types = types_of(events)
+    return events[types.index("user.message") : len(types) - types[::-1].index("session.idle")]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
