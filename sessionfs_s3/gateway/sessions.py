@@ -233,8 +233,9 @@ class Sessions:
             session.stay()
             del session.tenant.sessions[session.id]
             session.tenant.leaving[session.id] = session
-            await self._leave(session)
-        elif session.tenant.leaving.get(session.id) is session:
+            # Of its own: whoever waits here may be given up, and a session that is half let go would stay so for ever.
+            self._spawn(self._leave(session))
+        if session.tenant.leaving.get(session.id) is session:
             await asyncio.shield(session.gone)
 
     def lost(self, session: OpenSession, failure: SessionFsError) -> None:
