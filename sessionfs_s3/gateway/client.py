@@ -33,6 +33,7 @@ from sessionfs_s3.gateway.messages import (
 from sessionfs_s3.gateway.methods import (
     OPENING,
     Treatment,
+    is_of_session,
     other_sessions,
     refusal,
     required_session,
@@ -237,6 +238,10 @@ class Client:
         treated = treatment(request.method, request.params)
         if treated is Treatment.UNKNOWN:
             treated = Treatment.SESSION if request.session_id is not None else Treatment.PROCESS
+        elif (
+            treated is Treatment.PROCESS and not self._gateway.shared and is_of_session(request.method, request.params)
+        ):
+            treated = Treatment.SESSION
         match treated:
             case Treatment.OWN:
                 self._pending.reply(pending, self._own(request))

@@ -15,7 +15,7 @@ from typing import Final, cast
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
 from sessionfs_s3.gateway.errors import RpcError, failed
 from sessionfs_s3.gateway.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
-from sessionfs_s3.gateway.sharing import beyond
+from sessionfs_s3.gateway.sharing import LOCAL_KINDS, beyond
 
 
 class Treatment(enum.Enum):
@@ -72,6 +72,16 @@ def treatment(method: str, params: object) -> Treatment:
     if usual is Treatment.SESSION and beyond(method, params) is not None:
         return Treatment.PROCESS
     return usual
+
+
+def is_of_session(method: str, params: object) -> bool:
+    """Whether a :attr:`Treatment.PROCESS` request goes to its session's home, where no tenants share a runtime.
+
+    A session with an MCP server that is a program, say, is one that the gateway has to place and to know.
+    """
+    if method == "sessions.open":
+        return _object(params).get("kind") in LOCAL_KINDS
+    return method.startswith("session.")
 
 
 def refusal(method: str, params: object) -> RpcError:
