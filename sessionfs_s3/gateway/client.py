@@ -345,8 +345,14 @@ class Client:
         self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _note(self, notification: Request) -> None:
-        """Pass on a notification about a session that is open; nobody waits for anything if it is not."""
+        """Pass on a notification about a session that is open; nobody waits for anything if it is not.
+
+        What a request of its name could not reach as it is, it does not reach either. (1.0.102 heeds none of those.)
+        """
         session = self.tenant.sessions.get(notification.session_id or "")
+        treated = treatment(notification.method, notification.params)
+        if treated not in (Treatment.SESSION, Treatment.UNKNOWN) or notification.method in OPENING:
+            return
         try:
             if session is not None and self.permits(session.id):
                 await (await self._relays.to(session.runtime)).send(encode(notification))

@@ -52,3 +52,24 @@ async def test_what_runs_programs_goes_to_the_sessions_own_runtime() -> None:
 )
 def test_what_is_of_a_session(method: str, params: Json, expected: bool) -> None:
     assert is_of_session(method, params) is expected
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "passes"),
+    [
+        ("session.log", {"message": "hello"}, True),
+        ("no.such", {}, True),
+        ("session.resume", {"parentSessionId": "another"}, False),
+        ("sessions.open", {"kind": "create", "options": {"sessionId": "another"}}, False),
+        ("session.shell.exec", {"command": "ls"}, False),
+        ("runtime.shutdown", {}, False),
+        ("sessionFs.setProvider", {}, False),
+    ],
+)
+async def test_a_notification_reaches_no_more_than_a_request(method: str, params: Json, passes: bool) -> None:
+    async with fake_runtime() as runtime, gateway_before(runtime) as gateway, client_of(gateway) as client:
+        await client.request("session.create", {"sessionId": "one"})
+        (peer,) = (peer for peer in runtime.peers if "session.create" in peer.received)
+        await client.notify(method, {"sessionId": "one", **params})
+        await client.request("session.getMessages", {"sessionId": "one"})
+        assert (method in peer.received[peer.received.index("session.create") :]) is passes
