@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
+from sessionfs_s3.gateway.client import Client
+from sessionfs_s3.gateway.server import Gateway
+from sessionfs_s3.gateway.sessions import OpenSession
 from sessionfs_s3.testing.fake_runtime import Peer, fake_runtime
-from sessionfs_s3.testing.raw_client import Json, RpcError
+from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError
 from tests.gateway.fakes import all_gone, client_of, gateway_before, until
+
+
+@pytest.fixture(autouse=True)
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessionfs_s3.gateway.sessions.LINGER_S", 0.1)
 
 
 async def test_a_session_is_let_go_though_the_request_to_close_it_is_cancelled() -> None:
@@ -35,3 +45,62 @@ async def test_a_session_is_let_go_though_the_request_to_close_it_is_cancelled()
             await until(lambda: "one" not in served.sessions)
             assert await client.request("session.create", {"sessionId": "one"}, deadline_s=10)
         await all_gone(gateway)
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[Gateway, RawClient, Client, OpenSession]]:
+    """A gateway before two runtimes, a client on both of its ends, and the session that it has created."""
+    async with fake_runtime() as first, fake_runtime() as second, gateway_before(first, second) as gateway:
+        async with client_of(gateway) as peer:
+            await peer.request("session.create", {"sessionId": "one"})
+            (client,) = gateway.clients
+            yield gateway, peer, client, client.tenant.sessions["one"]
+        await all_gone(gateway)
+
+
+async def test_who_comes_back_when_the_time_is_just_up_keeps_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    up: list[Callable[[], None]] = []
+    linger = OpenSession.linger
+
+    def caught(session: OpenSession, after_s: float, then: Callable[[], None]) -> None:
+        up.append(then)
+        linger(session, after_s + 3600, then)
+
+    async with opened() as (gateway, peer, client, session):
+        with monkeypatch.context() as patch:
+            patch.setattr(OpenSession, "linger", caught)
+            await peer.request("session.detach", {"sessionId": "one"})
+        coming = asyncio.create_task(gateway.sessions.open(client.tenant, "one", client))
+        up[0]()
+        assert await coming is session
+        await asyncio.sleep(0.05)
+        assert client.tenant.sessions == {"one": session}
+        assert session.attached == {client}
+
+
+async def test_a_session_that_is_closed_while_the_store_is_asked_is_opened_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with opened() as (gateway, peer, client, session):
+        await peer.request("session.detach", {"sessionId": "one"})
+
+        async def asked() -> bool:
+            await gateway.sessions.close(session)
+            return True
+
+        monkeypatch.setattr(session.provider, "still_owned", asked)
+        again = await gateway.sessions.open(client.tenant, "one", client)
+        assert again is not session
+        assert client.tenant.sessions == again.runtime.sessions == {"one": again}
+
+
+async def test_a_session_is_not_looked_for_on_a_runtime_that_is_being_given_up() -> None:
+    async with opened() as (gateway, peer, client, session):
+        await peer.request("session.send", {"sessionId": "one", "prompt": "here"})
+        # As its keeper does it; then it waits for the file requests that are being answered.
+        (keeper,) = (each for each in gateway.pools[0]._keepers if each.runtime is session.runtime)
+        keeper.runtime, session.runtime.alive = None, False
+        async with client_of(gateway) as other:
+            await other.request("session.resume", {"sessionId": "one"}, deadline_s=10)
+            assert client.tenant.sessions["one"].runtime is not session.runtime
+            await peer.request("session.send", {"sessionId": "one", "prompt": "still here"}, deadline_s=10)
