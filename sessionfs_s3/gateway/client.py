@@ -106,7 +106,7 @@ class Client:
                 idle.touch()
                 step = await self._read(body)
                 if step is not None and len(body) >= LARGE_BYTES:
-                    # What it takes up counts until it has been passed on.
+                    # What it takes up counts until it has been passed on, or answered.
                     await asyncio.wait([step])
         except FrameError as problem:
             _logger.info("a client is dropped: %s", problem, extra=self._extra)
@@ -196,7 +196,11 @@ class Client:
         return await self.take(message)
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:
-        """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
+        """Begin to do what *message* asks; return the task that passes it on or answers it, if one does.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
         self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
@@ -223,7 +227,7 @@ class Client:
             self._pending.fail(pending, as_answer(problem))
         # The client is behind with its answers: it is not asked for more before it has taken them.
         await self._stream.drain()
-        return pending.step
+        return pending.step or pending.lookup
 
     def _count(self) -> None:
         """Count a message that is not answered. Raises FrameError where there are too many: nobody can be told."""
