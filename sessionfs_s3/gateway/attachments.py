@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.gateway.errors import FAILED, RpcError
+from sessionfs_s3.gateway.errors import FAILED, RpcError, failed
 from sessionfs_s3.gateway.messages import Json, Request, Response
 from sessionfs_s3.gateway.methods import OPENING
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
@@ -68,6 +68,10 @@ class Attachments:
             RpcError, LimitExceeded, ConnectionError: it cannot be resumed.
         """
         session = await self.open(session_id)
+        if session_id not in self._opened:
+            # Closed, deleted or taken over meanwhile.
+            self._sessions.detach(session, self._client)
+            raise failed("session.resume", f"Session not found for sessionId: {session_id}")
         resuming = Request("session.resume", self._opened[session_id], f"gateway-{uuid4()}")
         pending, answer = self._pending.add_own(resuming)
         pending.session = session

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sessionfs_s3.gateway.client import Client
+from sessionfs_s3.gateway.errors import FAILED
+from sessionfs_s3.gateway.errors import RpcError as RpcErrorHere
 from sessionfs_s3.gateway.server import Gateway
 from sessionfs_s3.gateway.sessions import OpenSession
 from sessionfs_s3.testing.fake_runtime import Peer, fake_runtime
@@ -104,3 +106,19 @@ async def test_a_session_is_not_looked_for_on_a_runtime_that_is_being_given_up()
             await other.request("session.resume", {"sessionId": "one"}, deadline_s=10)
             assert client.tenant.sessions["one"].runtime is not session.runtime
             await peer.request("session.send", {"sessionId": "one", "prompt": "still here"}, deadline_s=10)
+
+
+async def test_a_session_that_is_deleted_while_it_is_resumed_unasked_stays_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with opened() as (gateway, peer, client, session):
+        gateway.sessions.cut(session, client)
+
+        async def asked() -> bool:
+            client.lose(session, RpcErrorHere(FAILED, "it was deleted"), for_good=True)
+            return True
+
+        monkeypatch.setattr(session.provider, "still_owned", asked)
+        with pytest.raises(RpcError, match="Session not found"):
+            await peer.request("session.send", {"sessionId": "one", "prompt": "still here?"}, deadline_s=10)
+        assert not session.attached
