@@ -22,7 +22,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _sessionfs_s3() -> None:  # pyright: ignore[reportUnusedFunction]  # makes commands of what follows
+def sessionfs_s3() -> None:
     """Keep GitHub Copilot SDK sessions in object storage."""
 
 

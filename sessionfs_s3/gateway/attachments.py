@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
-from sessionfs_s3.errors import InvalidInput
+from sessionfs_s3.errors import InvalidInput, SessionFsError
 from sessionfs_s3.gateway.errors import FAILED, RpcError, failed
 from sessionfs_s3.gateway.messages import Json, Request, Response
 from sessionfs_s3.gateway.methods import OPENING
@@ -22,6 +23,14 @@ _LEAVING: Final = frozenset({"session.detach", "session.destroy"})
 _TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
 _REPEATABLE: Final = frozenset({"session.create", "session.resume"})
 """What opens a session with parameters that ``session.resume`` takes, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """How a session was opened."""
+
+    method: str
+    params: Mapping[str, Json]
 
 
 class Attachments:
@@ -40,7 +49,7 @@ class Attachments:
         self._sessions = gateway.sessions
         self._pending = pending
         self._forward = forward
-        self._opened: dict[str, Mapping[str, Json]] = {}
+        self._opened: dict[str, _Opened] = {}
 
     def is_cut_off(self, session_id: str) -> bool:
         """Whether the client has the session, and its runtime ended since."""
@@ -67,13 +76,17 @@ class Attachments:
         Raises:
             RpcError, LimitExceeded, ConnectionError: it cannot be resumed.
         """
+        opened = self._opened[session_id]
+        method = "session.resume"
+        if opened.method == "session.create" and await self._is_unborn(session_id):
+            # Nothing of it was stored: it is as it was before it was created.
+            method = opened.method
         session = await self.open(session_id)
         if session_id not in self._opened:
             # Closed, deleted or taken over meanwhile.
             self._sessions.detach(session, self._client)
             raise failed("session.resume", f"Session not found for sessionId: {session_id}")
-        resuming = Request("session.resume", self._opened[session_id], f"gateway-{uuid4()}")
-        pending, answer = self._pending.add_own(resuming)
+        pending, answer = self._pending.add_own(Request(method, opened.params, f"gateway-{uuid4()}"))
         pending.session = session
         try:
             await self._forward(pending, session.runtime)
@@ -84,10 +97,17 @@ class Attachments:
             raise
         finally:
             self._pending.settle(pending)
-        if "error" in response.body:
-            problem = cast("Mapping[str, Json]", response.body["error"])
-            raise RpcError(FAILED, f"session {session_id} could not be resumed: {problem.get('message')}")
+        problem = response.body.get("error")
+        if problem is not None:
+            told = cast("Mapping[str, Json]", problem).get("message") if isinstance(problem, Mapping) else None
+            raise RpcError(FAILED, f"session {session_id} could not be resumed: {told}")
         return session
+
+    async def _is_unborn(self, session_id: str) -> bool:
+        try:
+            return await self._client.tenant.fs.catalog.info(session_id) is None
+        except SessionFsError:
+            return False
 
     def begin(self, pending: Pending) -> None:
         """Note that a turn begins, if *pending* asks for one. Raises RpcError, LimitExceeded when none may."""
@@ -105,8 +125,8 @@ class Attachments:
         if method in OPENING:
             if not failed:
                 session.exists = True
-                if method in _REPEATABLE:
-                    self._opened[session.id] = pending.request.params
+                if method in _REPEATABLE and not (method == "session.resume" and pending.answer is not None):
+                    self._opened[session.id] = _Opened(method, pending.request.params)
             elif not pending.attached_before:
                 self._sessions.detach(session, self._client)
                 if not session.exists and not session.attached:

@@ -108,6 +108,7 @@ class Client:
                 if step is not None and len(body) >= LARGE_BYTES:
                     # What it takes up counts until it has been passed on, or answered.
                     await asyncio.wait([step])
+                await self._lanes.settle()
         except FrameError as problem:
             _logger.info("a client is dropped: %s", problem, extra=self._extra)
         except OSError:

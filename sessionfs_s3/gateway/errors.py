@@ -37,10 +37,7 @@ class RpcError(Exception):
 class Coded(Protocol):
     """An exception that knows its JSON-RPC code; its text is its message."""
 
-    @property
-    def code(self) -> int:
-        """JSON-RPC's number of the error."""
-        ...
+    code: int
 
 
 def as_answer(problem: Coded) -> RpcError:

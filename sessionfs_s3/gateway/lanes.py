@@ -9,6 +9,9 @@ from typing import Final
 STEPS_MAX: Final = 512
 """Steps of one client that wait, notifications included: of those, nobody can be told that they are too many."""
 
+PAUSE_S: Final = 1.0
+"""How long a client with many steps is kept from asking for more, at the most, when none of them is done."""
+
 
 class Lanes:
     """Lanes by name; one exists while something is to be done in it."""
@@ -16,13 +19,13 @@ class Lanes:
     def __init__(self) -> None:
         """Begin with none."""
         self._last: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     def enter(self, name: str, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Take *step*, which must not raise, after everything else of the lane *name*; return the task that does."""
+        """Take *step*, which must not raise, after everything else of the lane *name*; return the task."""
         task = asyncio.create_task(self._after(self._last.get(name), step))
         self._last[name] = task
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(lambda _: self._leave(name, task))
         return task
 
@@ -30,6 +33,11 @@ class Lanes:
     def full(self) -> bool:
         """Whether so many steps wait that no more should."""
         return len(self._tasks) >= STEPS_MAX
+
+    async def settle(self) -> None:
+        """Wait a little for the oldest step, where many wait: whoever goes on asking is in no hurry."""
+        if len(self._tasks) >= STEPS_MAX // 2:
+            await asyncio.wait([next(iter(self._tasks))], timeout=PAUSE_S)
 
     async def aclose(self) -> None:
         """Give up everything that is not done."""
@@ -44,6 +52,6 @@ class Lanes:
         await step()
 
     def _leave(self, name: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if self._last.get(name) is task:
             del self._last[name]

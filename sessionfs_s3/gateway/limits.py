@@ -22,11 +22,11 @@ class TenantLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    connections_max: int = Field(default=100, ge=1, description="Connections at a time.")
-    open_sessions_max: int = Field(default=200, ge=1, description="Sessions open at a time.")
+    connections_max: int = Field(default=1000, ge=1, description="Connections at a time.")
+    open_sessions_max: int = Field(default=1000, ge=1, description="Sessions open at a time.")
     bytes_stored_max: int | None = Field(default=None, ge=1, description="Bytes in the store; unlimited unless given.")
-    requests_per_s: float = Field(default=100.0, gt=0, le=1e6, description="Requests a second, in the long run.")
-    burst: int = Field(default=200, ge=1, le=10**6, description="Requests at once, after a pause.")
+    requests_per_s: float = Field(default=1000.0, gt=0, le=1e6, description="Requests a second, in the long run.")
+    burst: int = Field(default=2000, ge=1, le=10**6, description="Requests at once, after a pause.")
     frame_bytes_max: int = Field(
         default=16 * 1024 * 1024, ge=1024, le=FRAME_BYTES_MAX, description="The largest message from a client."
     )
@@ -47,7 +47,7 @@ class LimitExceeded(Exception):
         retry_s: after how many seconds another try can succeed; None when time alone does not help.
     """
 
-    code: Final = -32000
+    code: int = -32000
 
     def __init__(self, tenant: str, setting: str, value: float, what: str, *, retry_s: float | None = None) -> None:
         """Say *what* was too much, and name the *setting* of *tenant* with its *value*."""

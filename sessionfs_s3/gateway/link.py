@@ -111,6 +111,6 @@ class Link:
 
 
 def _error_of(problem: Json) -> RpcError:
-    told = cast("Mapping[str, Json]", problem) if isinstance(problem, Mapping) else {}
+    told: Mapping[str, Json] = cast("Mapping[str, Json]", problem) if isinstance(problem, Mapping) else {}
     code, message = told.get("code"), told.get("message")
     return RpcError(code if isinstance(code, int) else FAILED, str(message), told.get("data"))

@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
@@ -22,7 +22,6 @@ from sessionfs_s3.gateway.messages import Malformed, Request, parse
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.server import Gateway
-    from sessionfs_s3.gateway.tenants import Identity
 
 _logger = logging.getLogger(__name__)
 
@@ -213,19 +212,14 @@ class Listener:
         except BaseException:
             gateway.leave(client)
             raise
-        self._close_when_expired(client, identity)
         gateway.metrics.handshake(None)
         _logger.info("a client is let in")
         return client
 
-    def _close_when_expired(self, client: Client, identity: Identity) -> None:
-        if identity.expires_s is not None:
-            asyncio.get_running_loop().call_later(max(0.0, identity.expires_s - time.time()), client.drop)
-
 
 def _host(writer: asyncio.StreamWriter) -> str:
-    address = writer.get_extra_info("peername")
-    return str(address[0]) if isinstance(address, tuple) and address else "unknown"
+    address: object = writer.get_extra_info("peername")
+    return str(cast("tuple[object, ...]", address)[0]) if isinstance(address, tuple) and address else "unknown"
 
 
 def _keep_alive(connection: socket.socket) -> None:

@@ -97,14 +97,14 @@ def parse(text: bytes) -> Request | Response:
         return Response(given, fields)
     if not isinstance(method, str):
         raise Malformed(INVALID_REQUEST, f"a method is a string, not {_kind(method)}", given)
-    params = fields.get("params")
+    params: Json = fields.get("params")
     if params is None:
         params = {}
     elif isinstance(params, list) and len(cast("list[Json]", params)) == 1:
         # How some JSON-RPC libraries send a single argument by position; the runtime takes it as well.
         params = cast("list[Json]", params)[0]
     if not isinstance(params, dict):
-        raise Malformed(INVALID_REQUEST, f"params are a JSON object, not {_kind(params)}", given)
+        raise Malformed(INVALID_REQUEST, f"params are a JSON object, not {_kind(cast('Json', params))}", given)
     return Request(method, cast("dict[str, Json]", params), given, is_notification="id" not in fields)
 
 

@@ -138,6 +138,10 @@ class FakeRuntime:
         self.sessions: dict[str, _Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def has_lost(self, peer: Peer) -> bool:
+        """Whether a connection is no more."""
+        return peer not in self.peers
+
     def crash(self) -> None:
         """End every connection at once, and be another runtime, with nothing open and a slot that is free."""
         self.sessions.clear()
@@ -182,7 +186,7 @@ class FakeRuntime:
                     continue
                 # What concerns one session is done in order, and reading goes on meanwhile.
                 lane = message.get("params", {}).get("sessionId")
-                lanes[lane] = self._start(self._after(lanes.get(lane), self._answer(peer, message)))
+                lanes[lane] = self.start(self._after(lanes.get(lane), self._answer(peer, message)))
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
@@ -191,7 +195,7 @@ class FakeRuntime:
             peer.drop()
             if self.holder is peer:
                 self.holder = None
-            self._start(self._left(peer))
+            self.start(self._left(peer))
 
     async def aclose(self) -> None:
         """End everything."""
@@ -203,7 +207,8 @@ class FakeRuntime:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do *work* in the background; what is not done when the runtime ends is cancelled."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -310,7 +315,7 @@ async def fake_runtime(
     runtime = FakeRuntime(token=token, misdeed=misdeed)
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        runtime._start(runtime.serve(reader, writer))  # noqa: SLF001  # the same module
+        runtime.start(runtime.serve(reader, writer))
 
     server = await asyncio.start_server(accept, "127.0.0.1", port, limit=_HEADER_BYTES_MAX)
     runtime.port = server.sockets[0].getsockname()[1]

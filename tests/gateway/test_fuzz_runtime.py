@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import resource
@@ -97,7 +98,7 @@ async def test_garbage_from_a_runtime_ends_what_it_came_over_and_the_session_goe
             await peer.send_bytes(garbage)
             if garbage.endswith(b"{"):
                 peer.drop()
-            await until(lambda gone=peer: gone not in bad.peers)  # type: ignore[misc]  # bound now
+            await until(functools.partial(bad.has_lost, peer))
             if where == "link":
                 bad.crash()
                 await until(lambda: bad.holder is not None)
