@@ -11,11 +11,12 @@ import pytest
 from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import FAILED
 from sessionfs_s3.gateway.errors import RpcError as RpcErrorHere
+from sessionfs_s3.gateway.runtimes import Runtime
 from sessionfs_s3.gateway.server import Gateway
-from sessionfs_s3.gateway.sessions import OpenSession
+from sessionfs_s3.gateway.sessions import OpenSession, Tenant
 from sessionfs_s3.testing.fake_runtime import Peer, fake_runtime
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError
-from tests.gateway.fakes import all_gone, client_of, gateway_before, until
+from tests.gateway.fakes import PLENTY, all_gone, client_of, gateway_before, until
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +123,29 @@ async def test_a_session_that_is_deleted_while_it_is_resumed_unasked_stays_close
         with pytest.raises(RpcError, match="Session not found"):
             await peer.request("session.send", {"sessionId": "one", "prompt": "still here?"}, deadline_s=10)
         assert not session.attached
+
+
+async def test_a_session_that_is_opened_while_the_gateway_goes_down_is_closed_too() -> None:
+    closed: list[str] = []
+    placing = asyncio.Event()
+
+    async def note(_peer: Peer, message: Json) -> bool:
+        if message.get("method") == "sessions.close":
+            closed.append(message["params"]["sessionId"])
+            placing.set()
+            await asyncio.sleep(0.2)
+        return False
+
+    async with fake_runtime(misdeed=note) as runtime, gateway_before(runtime) as gateway, client_of(gateway) as client:
+        await client.request("session.create", {"sessionId": "early"})
+        place = gateway.sessions._place
+
+        async def late(tenant: Tenant, session_id: str) -> Runtime:
+            await placing.wait()
+            return await place(tenant, session_id)
+
+        gateway.sessions._place = late
+        await client.begin("session.create", {"sessionId": "late"})
+        await until(lambda: "late" in gateway.usages.of("default", PLENTY).open_sessions)
+        await gateway.__aexit__(None, None, None)
+    assert closed == ["early", "late"]
