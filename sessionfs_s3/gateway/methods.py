@@ -57,7 +57,8 @@ _OTHERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "session.create": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
     "session.mode.set": (("inheritPlanBaseFromSessionId",),),
     "session.resume": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
-    "sessions.open": (("options", "detachedFromSpawningParentSessionId"),),
+    # Which of its two ids counts depends on its kind; where it has both, the other one is a further session.
+    "sessions.open": (("options", "detachedFromSpawningParentSessionId"), ("options", "sessionId"), ("sessionId",)),
 }
 """The parameters beside ``sessionId`` that name a session, of the methods that reach a runtime. All others that the
 schema has belong to methods that are answered from the tenant's own catalogue, or refused on a shared runtime."""
@@ -151,7 +152,8 @@ def other_sessions(method: str, params: object) -> list[str]:
             continue
         if not isinstance(value, str):
             raise failed(method, f"parameter '{'.'.join(path)}' has to be a string")
-        found.append(value)
+        if value != session_of(method, params):
+            found.append(value)
     return found
 
 
