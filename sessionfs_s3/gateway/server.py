@@ -230,7 +230,8 @@ class Gateway:
             try:
                 stream, known = await runtime.connect(greeting)
             except OSError as problem:
-                raise RpcError(FAILED, f"no runtime can be reached: {problem}") from None
+                _logger.warning("%s cannot be reached: %s", runtime.name, problem)
+                raise RpcError(FAILED, "no runtime can be reached") from None
             stream.close()
             if len(self._hellos) < 1000:
                 self._hellos[key] = known

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from sessionfs_s3.gateway.limits import TenantLimits
+from sessionfs_s3.gateway.runtimes import Endpoint
 from sessionfs_s3.testing.fake_runtime import Peer, fake_runtime
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, raw_client
 from tests.gateway.fakes import HOST, all_gone, client_of, gateway_before, until
@@ -39,3 +40,22 @@ async def test_who_waits_for_a_runtime_counts_against_its_tenants_limit_and_keep
                 peer.drop()
         await asyncio.sleep(0)
         await all_gone(gateway)
+
+
+async def test_a_client_is_not_told_where_a_runtime_listens_or_what_it_says() -> None:
+    async def refuse(peer: Peer, message: Json) -> bool:
+        if message.get("method") != "connect" or not message["params"].get("refused"):
+            return False
+        await peer.send({"id": message["id"], "error": {"code": -32603, "message": "/home/operator/copilot is full"}})
+        return True
+
+    async with fake_runtime(misdeed=refuse) as runtime, gateway_before(runtime) as gateway:
+        async with raw_client(HOST, gateway.port) as client:
+            with pytest.raises(RpcError) as caught:
+                await client.request("connect", {"refused": True})
+            assert caught.value.message == "no runtime can be reached"
+        async with client_of(gateway) as client:
+            gateway.pools[0].runtimes[0]._endpoint = Endpoint(HOST, 1, None, asyncio.get_running_loop().create_future())
+            with pytest.raises(RpcError) as caught:
+                await client.request("session.create", {"sessionId": "two"})
+            assert caught.value.message == "the runtime cannot be reached"
