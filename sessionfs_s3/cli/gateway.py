@@ -144,10 +144,9 @@ async def _serve(gateway: Gateway) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        if stopping.is_set():
-            # Somebody means it: the second signal has its usual effect.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+        # Whoever means it sends another one: that has its usual effect.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 from sessionfs_s3.errors import InvalidInput, SessionFsError
-from sessionfs_s3.gateway.errors import FAILED, RpcError
+from sessionfs_s3.gateway.errors import FAILED, RpcError, failed
 from sessionfs_s3.gateway.messages import Json, Request, Response
 from sessionfs_s3.gateway.methods import OPENING
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
@@ -82,6 +82,10 @@ class Attachments:
             # Nothing of it was stored: it is as it was before it was created.
             method = opened.method
         session = await self.open(session_id)
+        if session_id not in self._opened:
+            # Closed, deleted or taken over meanwhile.
+            self._sessions.detach(session, self._client)
+            raise failed("session.resume", f"Session not found for sessionId: {session_id}")
         pending, answer = self._pending.add_own(Request(method, opened.params, f"gateway-{uuid4()}"))
         pending.session = session
         try:

@@ -33,6 +33,7 @@ from sessionfs_s3.gateway.messages import (
 from sessionfs_s3.gateway.methods import (
     OPENING,
     Treatment,
+    is_of_session,
     other_sessions,
     refusal,
     required_session,
@@ -105,7 +106,7 @@ class Client:
                 idle.touch()
                 step = await self._read(body)
                 if step is not None and len(body) >= LARGE_BYTES:
-                    # What it takes up counts until it has been passed on.
+                    # What it takes up counts until it has been passed on, or answered.
                     await asyncio.wait([step])
                 await self._lanes.settle()
         except FrameError as problem:
@@ -196,7 +197,11 @@ class Client:
         return await self.take(message)
 
     async def take(self, message: Request) -> asyncio.Task[None] | None:
-        """Begin to do what *message* asks; return the task that passes it on, if one does. Raises ConnectionError."""
+        """Begin to do what *message* asks; return the task that passes it on or answers it, if one does.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
         self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
@@ -223,7 +228,7 @@ class Client:
             self._pending.fail(pending, as_answer(problem))
         # The client is behind with its answers: it is not asked for more before it has taken them.
         await self._stream.drain()
-        return pending.step
+        return pending.step or pending.lookup
 
     def _count(self) -> None:
         """Count a message that is not answered. Raises FrameError where there are too many: nobody can be told."""
@@ -238,6 +243,10 @@ class Client:
         treated = treatment(request.method, request.params)
         if treated is Treatment.UNKNOWN:
             treated = Treatment.SESSION if request.session_id is not None else Treatment.PROCESS
+        elif (
+            treated is Treatment.PROCESS and not self._gateway.shared and is_of_session(request.method, request.params)
+        ):
+            treated = Treatment.SESSION
         match treated:
             case Treatment.OWN:
                 self._pending.reply(pending, self._own(request))
@@ -341,8 +350,14 @@ class Client:
         self.metrics.to_runtime.observe(time.perf_counter() - pending.came_s)
 
     async def _note(self, notification: Request) -> None:
-        """Pass on a notification about a session that is open; nobody waits for anything if it is not."""
+        """Pass on a notification about a session that is open; nobody waits for anything if it is not.
+
+        What a request of its name could not reach as it is, it does not reach either. (1.0.102 heeds none of those.)
+        """
         session = self.tenant.sessions.get(notification.session_id or "")
+        treated = treatment(notification.method, notification.params)
+        if treated not in (Treatment.SESSION, Treatment.UNKNOWN) or notification.method in OPENING:
+            return
         try:
             if session is not None and self.permits(session.id):
                 await (await self._relays.to(session.runtime)).send(encode(notification))

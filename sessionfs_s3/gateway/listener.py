@@ -49,7 +49,7 @@ class Listener:
         self._gateway = gateway
         self._options = gateway.options
         self._authenticator = authenticator
-        self._strangers = 0
+        self._unknown: set[asyncio.StreamWriter] = set()
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._served: set[asyncio.Task[None]] = set()
@@ -58,6 +58,11 @@ class Listener:
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._served)
+
+    @property
+    def _strangers(self) -> int:
+        """How many connections have not said yet who they are."""
+        return len(self._unknown)
 
     async def __aenter__(self) -> Self:
         """Listen. Raises OSError when the address is in use or not this machine's."""
@@ -93,7 +98,7 @@ class Listener:
             writer.transport.abort()
             return
         # Counted at once: the tasks of connections that come together begin only after all of them are accepted.
-        self._strangers += 1
+        self._unknown.add(writer)
         task = asyncio.create_task(self._serve(reader, writer))
         self._served.add(task)
         task.add_done_callback(self._served.discard)
@@ -118,9 +123,9 @@ class Listener:
         try:
             try:
                 async with asyncio.timeout(options.handshake_s) as limit:
-                    client, first = await self._greet(stream, _host(writer), limit)
+                    client, first = await self._greet(stream, writer, limit)
             finally:
-                self._strangers -= 1
+                self._unknown.discard(writer)
             if client is None:
                 _logger.debug("a connection ends: it did not say who it is")
             else:
@@ -153,7 +158,7 @@ class Listener:
             expiring.cancel()
 
     async def _greet(
-        self, stream: FrameStream, peer: str, limit: asyncio.Timeout
+        self, stream: FrameStream, writer: asyncio.StreamWriter, limit: asyncio.Timeout
     ) -> tuple[Client | None, Request | None]:
         """Return the client once it has said who it is, and what it asked instead of that; None when it has not.
 
@@ -174,7 +179,7 @@ class Listener:
             if not isinstance(message, Request):
                 continue
             try:
-                client = await self._let_in(stream, message, peer, limit)
+                client = await self._let_in(stream, message, writer, limit)
                 return client, None if message.method == "connect" else message
             except (RpcError, NotAuthenticated, LimitExceeded, Malformed) as problem:
                 self._gateway.metrics.handshake(problem)
@@ -184,20 +189,24 @@ class Listener:
                     await stream.write(messages.error(message.id, told))
         return None, None
 
-    async def _let_in(self, stream: FrameStream, message: Request, peer: str, limit: asyncio.Timeout) -> Client:
+    async def _let_in(
+        self, stream: FrameStream, message: Request, writer: asyncio.StreamWriter, limit: asyncio.Timeout
+    ) -> Client:
         """Return the client that begins with *message*. Raises NotAuthenticated, LimitExceeded, RpcError, Malformed."""
         greets = message.method == "connect"
         if not greets and not self._authenticator.open_to_all:
             raise AuthenticationRequired
         token = message.params.get("token") if greets else None
-        identity = await self._authenticator.authenticate(token, peer=peer)
+        identity = await self._authenticator.authenticate(token, peer=_host(writer))
         limit.reschedule(None)
         know(tenant=identity.tenant, subject=identity.subject)
         hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
-        answer = await self._gateway.hello(hello, identity.tenant)
         gateway = self._gateway
         client = gateway.enter(lambda tenant: Client(gateway, stream, identity, tenant, hello), identity)
         try:
+            # It counts against its tenant's limits now, and may wait for a runtime: no stranger's place is taken.
+            self._unknown.discard(writer)
+            answer = await gateway.hello(hello, identity.tenant)
             if greets:
                 await client.send(messages.result(message.id, answer))
         except BaseException:

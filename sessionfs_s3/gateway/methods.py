@@ -15,7 +15,7 @@ from typing import Final, cast
 from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
 from sessionfs_s3.gateway.errors import RpcError, failed
 from sessionfs_s3.gateway.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
-from sessionfs_s3.gateway.sharing import beyond
+from sessionfs_s3.gateway.sharing import LOCAL_KINDS, beyond
 
 
 class Treatment(enum.Enum):
@@ -57,7 +57,8 @@ _OTHERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "session.create": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
     "session.mode.set": (("inheritPlanBaseFromSessionId",),),
     "session.resume": (("detachedFromSpawningParentSessionId",), ("parentSessionId",)),
-    "sessions.open": (("options", "detachedFromSpawningParentSessionId"),),
+    # Which of its two ids counts depends on its kind; where it has both, the other one is a further session.
+    "sessions.open": (("options", "detachedFromSpawningParentSessionId"), ("options", "sessionId"), ("sessionId",)),
 }
 """The parameters beside ``sessionId`` that name a session, of the methods that reach a runtime. All others that the
 schema has belong to methods that are answered from the tenant's own catalogue, or refused on a shared runtime."""
@@ -72,6 +73,16 @@ def treatment(method: str, params: object) -> Treatment:
     if usual is Treatment.SESSION and beyond(method, params) is not None:
         return Treatment.PROCESS
     return usual
+
+
+def is_of_session(method: str, params: object) -> bool:
+    """Whether a :attr:`Treatment.PROCESS` request goes to its session's home, where no tenants share a runtime.
+
+    A session with an MCP server that is a program, say, is one that the gateway has to place and to know.
+    """
+    if method == "sessions.open":
+        return _object(params).get("kind") in LOCAL_KINDS
+    return method.startswith("session.")
 
 
 def refusal(method: str, params: object) -> RpcError:
@@ -141,7 +152,8 @@ def other_sessions(method: str, params: object) -> list[str]:
             continue
         if not isinstance(value, str):
             raise failed(method, f"parameter '{'.'.join(path)}' has to be a string")
-        found.append(value)
+        if value != session_of(method, params):
+            found.append(value)
     return found
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from sessionfs_s3.gateway import messages
-from sessionfs_s3.gateway.errors import RpcError
+from sessionfs_s3.gateway.errors import RpcError, as_answer
 from sessionfs_s3.gateway.limits import LimitExceeded
-from sessionfs_s3.gateway.messages import Id, Json, Request, Response, is_id_of_runtimes
+from sessionfs_s3.gateway.messages import Id, Json, Malformed, Request, Response, is_id_of_runtimes
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.relay import Relay
@@ -100,9 +100,14 @@ class PendingRequests:
         return True
 
     def reply(self, pending: Pending, value: Json) -> None:
-        """Answer *pending* with *value*, unless it has been answered."""
+        """Answer *pending* with *value*, unless it has been answered; with an error where no JSON can be made of it."""
+        try:
+            body = messages.result(pending.request.id, value)
+        except Malformed as problem:
+            self.fail(pending, as_answer(problem))
+            return
         if self.settle(pending):
-            self._post(messages.result(pending.request.id, value))
+            self._post(body)
 
     def fail(self, pending: Pending, problem: RpcError) -> None:
         """Answer *pending* with *problem*, unless it has been answered."""

@@ -78,6 +78,11 @@ class Keeper:
                 self.failure = str(problem)
                 self._host.tried("failed")
                 _logger.error("no runtime: %s", problem)  # noqa: TRY400  # the message says it all
+            except Exception as problem:
+                # A disk that is full, say. Whatever it is, it may pass, and nobody else brings up a runtime here.
+                self.failure = type(problem).__name__
+                self._host.tried("failed")
+                _logger.exception("no runtime")
             self._changed()
             if asyncio.get_running_loop().time() - began_s > STABLE_S:
                 pause_s = BACKOFF_S_MIN

@@ -142,7 +142,8 @@ class Relays:
                 try:
                     stream, _ = await runtime.connect(self._hello)
                 except OSError as problem:
-                    raise RpcError(FAILED, f"the runtime cannot be reached: {problem}") from None
+                    _logger.warning("%s cannot be reached: %s", runtime.name, problem)
+                    raise RpcError(FAILED, "the runtime cannot be reached") from None
                 relay = self._relays[runtime] = Relay(self, self._client, runtime, stream)
             return relay
 

@@ -157,7 +157,7 @@ class Gateway:
             stack.push_async_callback(self._close_pools)
             if self.options.isolation == "shared":
                 self._pool(None)
-            stack.push_async_callback(self.sessions.aclose)
+            stack.push_async_callback(self._close_sessions)
             await stack.enter_async_context(self.listener)
             keeping = asyncio.create_task(self._keep_house())
             stack.callback(keeping.cancel)
@@ -171,7 +171,7 @@ class Gateway:
     ) -> None:
         """Close without waiting for turns that are running; everything that was accepted is stored."""
         self.draining = True
-        await asyncio.gather(*(self.sessions.close(session) for session in self._open_sessions()))
+        await self._close_sessions()
         await self._stack.__aexit__(kind, error, trace)
 
     async def drain(self) -> bool:
@@ -230,7 +230,8 @@ class Gateway:
             try:
                 stream, known = await runtime.connect(greeting)
             except OSError as problem:
-                raise RpcError(FAILED, f"no runtime can be reached: {problem}") from None
+                _logger.warning("%s cannot be reached: %s", runtime.name, problem)
+                raise RpcError(FAILED, "no runtime can be reached") from None
             stream.close()
             if len(self._hellos) < 1000:
                 self._hellos[key] = known
@@ -318,6 +319,11 @@ class Gateway:
 
     def _open_sessions(self) -> list[OpenSession]:
         return [session for tenant in self.tenants.values() for session in tenant.sessions.values()]
+
+    async def _close_sessions(self) -> None:
+        """Close what is open: once for the clients that still listen, and once for what was being opened meanwhile."""
+        await asyncio.gather(*(self.sessions.close(session) for session in self._open_sessions()))
+        await self.sessions.aclose()
 
     async def _close_pools(self) -> None:
         pools = self.pools

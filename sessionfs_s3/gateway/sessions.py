@@ -185,20 +185,7 @@ class Sessions:
         """
         # Two clients may ask at once, and one runtime is its home.
         async with self._placing.setdefault((tenant, session_id), asyncio.Lock()):
-            while leaving := tenant.leaving.get(session_id):
-                await asyncio.shield(leaving.gone)
-            session = tenant.sessions.get(session_id)
-            if session is not None:
-                lingered = session.lingers
-                if lingered:
-                    tenant.usage.open_session(session_id)
-                session.stay()
-                session.attached.add(client)
-                if lingered and not await session.provider.still_owned():
-                    # Its runtime may still be at what it began before somebody else went on with the session. If that
-                    # is ended first, a claim that is made now cannot vouch for what it read then.
-                    await self.close(session)
-                    session = None
+            session = await self._at_home(tenant, session_id, client)
             if session is None:
                 with tenant.usage.opening(session_id):
                     runtime = await self._place(tenant, session_id)
@@ -210,12 +197,33 @@ class Sessions:
             session.attached.add(client)
             return session
 
+    async def _at_home(self, tenant: Tenant, session_id: str, client: Attached) -> OpenSession | None:
+        """Return the session if it is open and may be used as it is, with *client* attached; None: none is open."""
+        while True:
+            while leaving := tenant.leaving.get(session_id):
+                await asyncio.shield(leaving.gone)
+            session = tenant.sessions.get(session_id)
+            if session is None:
+                return None
+            lingered = session.lingers
+            if lingered:
+                tenant.usage.open_session(session_id)
+            session.stay()
+            session.attached.add(client)
+            if not session.runtime.alive or (lingered and not await session.provider.still_owned()):
+                # Its runtime may still be at what it began before somebody else went on with the session. If that
+                # is ended first, a claim that is made now cannot vouch for what it read then.
+                await self.close(session)
+            # It may have been closed, or lost, while the store was asked.
+            if tenant.sessions.get(session_id) is session:
+                return session
+
     def detach(self, session: OpenSession, client: Attached) -> None:
         """Let *client* go; when it was the last one, the session lingers, and is closed."""
         session.attached.discard(client)
         if not session.attached and session.tenant.sessions.get(session.id) is session:
             session.tenant.usage.close_session(session.id)
-            session.linger(LINGER_S, lambda: self.close_soon(session))
+            session.linger(LINGER_S, lambda: self._spawn(self._close_if_left(session)))
 
     def close_soon(self, session: OpenSession) -> None:
         """Close *session* in the background."""
@@ -227,14 +235,20 @@ class Sessions:
             client.tell(session_error(session.id, _ended(session)))
         self.detach(session, client)
 
+    async def _close_if_left(self, session: OpenSession) -> None:
+        # Whoever comes back at this very moment comes before this task begins.
+        if not session.attached:
+            await self.close(session)
+
     async def close(self, session: OpenSession) -> None:
         """Make the runtime write what it still has and drop the session; store everything and let it go."""
         if session.tenant.sessions.get(session.id) is session:
             session.stay()
             del session.tenant.sessions[session.id]
             session.tenant.leaving[session.id] = session
-            await self._leave(session)
-        elif session.tenant.leaving.get(session.id) is session:
+            # Of its own: whoever waits here may be given up, and a session that is half let go would stay so for ever.
+            self._spawn(self._leave(session))
+        if session.tenant.leaving.get(session.id) is session:
             await asyncio.shield(session.gone)
 
     def lost(self, session: OpenSession, failure: SessionFsError) -> None:
@@ -290,8 +304,7 @@ class Sessions:
         _remember(session.tenant.epochs, session.id, session.provider.epoch)
         dropped = await self._dropped(session)
         try:
-            if session.runtime.alive:
-                await session.quiet.wait()
+            await session.quiet.wait()
             await session.tenant.fs.release(session.id)
         except SessionFsError as problem:
             # Nobody is left to be told: what was acknowledged as stored is stored.

@@ -43,7 +43,7 @@ _HOST_OPTIONS: Final = (
 )
 """Options that name files of the host, or programs to be run there, or a session that is not kept in the store."""
 
-_LOCAL_KINDS: Final = ("attach", "create", "resume", "resumeLast")
+LOCAL_KINDS: Final = ("attach", "create", "resume", "resumeLast")
 """The kinds of ``sessions.open`` that open one of the tenant's own sessions; the others bring in a foreign one."""
 
 _PERSISTED_DECISIONS: Final = ("approve-for-location", "approve-permanently")
@@ -118,7 +118,7 @@ def _reaches(method: str, given: Mapping[str, object]) -> Iterator[str]:
 
 def _options_reach(method: str, given: Mapping[str, object]) -> Iterator[str]:
     if method == "sessions.open":
-        if given.get("kind") not in _LOCAL_KINDS:
+        if given.get("kind") not in LOCAL_KINDS:
             yield "it brings in a session that is not kept in the store"
         given = _object(given.get("options"))
     for name in _HOST_OPTIONS:

@@ -285,6 +285,11 @@ def test_which_further_sessions_a_request_names() -> None:
     given = {"kind": "create", "options": {"detachedFromSpawningParentSessionId": "s2", "sessionId": "s1"}}
     assert other_sessions("sessions.open", given) == ["s2"]
     assert other_sessions("session.send", {"sessionId": "s1", "inheritPlanBaseFromSessionId": "s2"}) == []
+    for mine, kind in (("s1", "resume"), ("s2", "create")):
+        two = {"kind": kind, "sessionId": "s1", "options": {"sessionId": "s2"}}
+        assert {session_of("sessions.open", two), *other_sessions("sessions.open", two)} == {"s1", "s2"}
+        assert session_of("sessions.open", two) == mine
+        assert other_sessions("sessions.open", two | {"options": {"sessionId": "s1"}, "kind": "resume"}) == []
     assert other_sessions("session.mode.set", {"inheritPlanBaseFromSessionId": None}) == []
     with pytest.raises(RpcError, match="has to be a string"):
         other_sessions("session.mode.set", {"inheritPlanBaseFromSessionId": ["s2"]})
