@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ import typer
 from sessionfs_s3.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from sessionfs_s3.gateway.runtimes import Source
     from sessionfs_s3.gateway.server import Gateway
 
 _LISTEN = "127.0.0.1:4321"
@@ -60,6 +61,10 @@ _RuntimeEnvironment = Annotated[
 _RuntimeCache = Annotated[
     Path | None, typer.Option(envvar="SESSIONFS_RUNTIME_CACHE", help="Where runtimes unpack their code, once.")
 ]
+_Idle = Annotated[
+    float | None, typer.Option(min=1, help="Seconds after which a silent client with nothing open is closed.")
+]
+_Stall = Annotated[float, typer.Option(min=1, help="Seconds after which a client that takes nothing is closed.")]
 _Http = Annotated[
     str | None, typer.Option(help="HOST:PORT for /healthz, /readyz and /metrics; port 0: any that is free.")
 ]
@@ -83,6 +88,8 @@ def gateway(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain in PEM: clients connect over TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key in PEM.")] = None,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that running turns get to end after SIGTERM.")] = 30.0,
+    idle: _Idle = None,
+    stall: _Stall = 30.0,
     http: _Http = None,
     log_format: _LogFormat = LogFormat.TEXT,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged at the least.")] = LogLevel.INFO,
@@ -96,8 +103,6 @@ def gateway(
         from sessionfs_s3.gateway import logs
         from sessionfs_s3.gateway.authenticator import Authenticator
         from sessionfs_s3.gateway.options import GatewayOptions
-        from sessionfs_s3.gateway.process import default_cache, find_executable
-        from sessionfs_s3.gateway.runtimes import Launched, Running, Source
         from sessionfs_s3.gateway.server import Gateway
     except ImportError as error:
         raise RuntimeError(f"the gateway needs more packages: pip install 'sessionfs-s3[gateway]' ({error})") from None
@@ -105,15 +110,6 @@ def gateway(
     host, port = _address("--listen", listen)
     token = None if tenants is not None else os.environ.get("COPILOT_CONNECTION_TOKEN")
     running = [_address("--runtime", each) for each in runtime or []]
-    environment = _environment(runtime_env or [])
-    executable = None if running else (runtime_path or find_executable())
-
-    def sources() -> list[Source]:
-        if executable is None:
-            return [Running(*address, os.environ.get("SESSIONFS_RUNTIME_TOKEN")) for address in running]
-        launched = Launched(executable, runtime_cache or default_cache(), environment)
-        return [launched] * runtimes
-
     if running and isolation is Isolation.TENANT:
         raise InvalidInput("--isolation", isolation.value, "needs runtimes that are started here, not --runtime")
     options = GatewayOptions(
@@ -125,8 +121,14 @@ def gateway(
         tls=_tls(tls_cert, tls_key),
         http=None if http is None else _address("--http", http),
         drain_s=drain,
+        idle_s=idle,
+        stall_s=stall,
     )
     authenticator = Authenticator.load(tenants, default_tenant=tenant, token=token)
+    if running:
+        sources = _running(running)
+    else:
+        sources = _launched(runtime_path, runtime_cache, _environment(runtime_env or []), runtimes)
     asyncio.run(_serve(Gateway(options, authenticator, sources, may_grow=not running)))
 
 
@@ -137,6 +139,23 @@ def gateway_token() -> None:
     token, line = new_token()
     typer.echo(token)
     typer.echo(line)
+
+
+def _launched(
+    path: Path | None, cache: Path | None, environment: Mapping[str, str], count: int
+) -> Callable[[], list[Source]]:
+    from sessionfs_s3.gateway.process import default_cache, find_executable
+    from sessionfs_s3.gateway.runtimes import Launched
+
+    executable = path or find_executable()
+    return lambda: [Launched(executable, cache or default_cache(), environment)] * count
+
+
+def _running(addresses: list[tuple[str, int]]) -> Callable[[], list[Source]]:
+    from sessionfs_s3.gateway.runtimes import Running
+
+    token = os.environ.get("SESSIONFS_RUNTIME_TOKEN")
+    return lambda: [Running(host, port, token) for host, port in addresses]
 
 
 async def _serve(gateway: Gateway) -> None:
@@ -151,6 +170,7 @@ async def _serve(gateway: Gateway) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     async with gateway:
         if gateway.http is not None:
             typer.echo(f"sessionfs-s3 gateway: health and metrics by HTTP on port {gateway.http.port}")

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from sessionfs_s3.errors import InvalidInput, SessionFsError
 from sessionfs_s3.gateway.errors import FAILED, RpcError, failed
-from sessionfs_s3.gateway.messages import Json, Request, Response
+from sessionfs_s3.gateway.messages import Json, Request, Response, dumps, params_of
 from sessionfs_s3.gateway.methods import OPENING
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
 from sessionfs_s3.gateway.runtimes import Runtime
@@ -21,16 +21,26 @@ if TYPE_CHECKING:
 
 _LEAVING: Final = frozenset({"session.detach", "session.destroy"})
 _TURNS: Final = frozenset({"session.send", "session.sendAndWait", "session.sendMessages"})
+REMEMBERED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How much of their parameters is kept for one tenant's clients: those of the SDKs have some kilobytes."""
+
 _REPEATABLE: Final = frozenset({"session.create", "session.resume"})
 """What opens a session with parameters that ``session.resume`` takes, too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Opened:
-    """How a session was opened."""
+    """How a session was opened.
+
+    Attributes:
+        method: ``session.create`` or ``session.resume``.
+        params: its parameters, as JSON.
+        stored: whether something of the session may be stored.
+    """
 
     method: str
-    params: Mapping[str, Json]
+    params: bytes
+    stored: bool
 
 
 class Attachments:
@@ -60,7 +70,22 @@ class Attachments:
 
     def forget(self, session_id: str) -> None:
         """Do not resume the session unasked."""
-        self._opened.pop(session_id, None)
+        opened = self._opened.pop(session_id, None)
+        if opened is not None:
+            self._client.tenant.remembered_bytes -= len(opened.params)
+
+    def forget_all(self) -> None:
+        """Forget every session: the client is gone."""
+        for session_id in list(self._opened):
+            self.forget(session_id)
+
+    def _remember(self, session: OpenSession, request: Request) -> None:
+        """Keep how *session* was opened, while there is room; else the client has to resume it itself."""
+        self.forget(session.id)
+        params = dumps(request.params)
+        if self._client.tenant.remembered_bytes + len(params) <= REMEMBERED_BYTES_MAX:
+            self._client.tenant.remembered_bytes += len(params)
+            self._opened[session.id] = _Opened(request.method, params, stored=request.method != "session.create")
 
     async def open(self, session_id: str) -> OpenSession:
         """Return the session, open for the client. Raises RpcError, LimitExceeded."""
@@ -78,15 +103,15 @@ class Attachments:
         """
         opened = self._opened[session_id]
         method = "session.resume"
-        if opened.method == "session.create" and await self._is_unborn(session_id):
-            # Nothing of it was stored: it is as it was before it was created.
+        if not opened.stored and await self._is_unborn(session_id):
+            # No turn was ever answered, and nothing is there: it is as it was before it was created.
             method = opened.method
         session = await self.open(session_id)
         if session_id not in self._opened:
             # Closed, deleted or taken over meanwhile.
             self._sessions.detach(session, self._client)
             raise failed("session.resume", f"Session not found for sessionId: {session_id}")
-        pending, answer = self._pending.add_own(Request(method, opened.params, f"gateway-{uuid4()}"))
+        pending, answer = self._pending.add_own(Request(method, params_of(opened.params), f"gateway-{uuid4()}"))
         pending.session = session
         try:
             await self._forward(pending, session.runtime)
@@ -123,26 +148,37 @@ class Attachments:
             return
         failed = "error" in response.body or _is_not_found(response.body.get("result"))
         if method in OPENING:
-            if not failed:
-                session.exists = True
-                if method in _REPEATABLE and not (method == "session.resume" and pending.answer is not None):
-                    self._opened[session.id] = _Opened(method, pending.request.params)
-            elif not pending.attached_before:
-                self._sessions.detach(session, self._client)
-                if not session.exists and not session.attached:
-                    self._sessions.close_soon(session)
-        elif method == "session.shutdown" and not failed:
+            self._settle_opening(pending, session, failed=failed)
+        elif method in _TURNS:
+            self._settle_turn(pending, session, failed=failed)
+        elif failed:
+            return
+        elif method == "session.shutdown":
             # The runtime would keep a session that takes messages and does nothing.
             for client in list(session.attached):
                 client.lose(session, RpcError(FAILED, f"session {session.id} was shut down"), for_good=True)
             self._sessions.close_soon(session)
-        elif method in _LEAVING and not failed:
+        elif method in _LEAVING:
             self.forget(session.id)
             self._sessions.detach(session, self._client)
-        elif method in _TURNS and failed:
+
+    def _settle_opening(self, pending: Pending, session: OpenSession, *, failed: bool) -> None:
+        if not failed:
+            session.exists = True
+            if pending.request.method in _REPEATABLE and pending.answer is None:
+                self._remember(session, pending.request)
+        elif not pending.attached_before:
+            self._sessions.detach(session, self._client)
+            if not session.exists and not session.attached:
+                self._sessions.close_soon(session)
+
+    def _settle_turn(self, pending: Pending, session: OpenSession, *, failed: bool) -> None:
+        if failed:
             session.busy = pending.busy_before
-        elif method in _TURNS:
-            self._client.metrics.turns.inc()
+            return
+        self._client.metrics.turns.inc()
+        if (opened := self._opened.get(session.id)) is not None:
+            opened.stored = True
 
     def _check_may_begin(self) -> None:
         """Raise RpcError when no session and no turn is to be begun now, LimitExceeded when none by this tenant."""

@@ -87,9 +87,15 @@ class Client:
         self._pending = PendingRequests(self._post)
         self._attachments = Attachments(self, gateway, self._pending, self._forward)
         self._lanes = Lanes()
+        self._frame_bytes = 0
         self._usage = tenant.usage
         limits = identity.limits
         stream.limit(frame_bytes_max=limits.frame_bytes_max, gate=tenant.gate)
+
+    @property
+    def confined(self) -> bool:
+        """Whether it is kept from what concerns a whole runtime, where it could reach sessions that are not its own."""
+        return self._gateway.shared or self.identity.sessions is not None
 
     def permits(self, session_id: str) -> bool:
         """Whether its credential allows it the session of this id."""
@@ -104,6 +110,7 @@ class Client:
                 await self.take(first)
             async for body in self._stream.bodies():
                 idle.touch()
+                self._frame_bytes = len(body)
                 step = await self._read(body)
                 if step is not None and len(body) >= LARGE_BYTES:
                     # What it takes up counts until it has been passed on, or answered.
@@ -134,6 +141,10 @@ class Client:
             self._stream.post(body)
         else:
             self.metrics.unheard.inc()
+
+    def forget(self, session_id: str) -> None:
+        """Do not resume the session unasked."""
+        self._attachments.forget(session_id)
 
     def hears(self, runtime: Runtime) -> bool:
         """Whether it has a connection of its own to *runtime*, on which it is told what the runtime tells everybody."""
@@ -202,7 +213,7 @@ class Client:
         Raises:
             ConnectionError: the client is gone.
         """
-        self.metrics.asked(self.tenant.name, message, shared=self._gateway.shared)
+        self.metrics.asked(self.tenant.name, message, shared=self.confined)
         if message.method == "$/cancelRequest" and message.is_notification:
             self._count()
             self._cancel(message)
@@ -243,9 +254,7 @@ class Client:
         treated = treatment(request.method, request.params)
         if treated is Treatment.UNKNOWN:
             treated = Treatment.SESSION if request.session_id is not None else Treatment.PROCESS
-        elif (
-            treated is Treatment.PROCESS and not self._gateway.shared and is_of_session(request.method, request.params)
-        ):
+        elif treated is Treatment.PROCESS and not self.confined and is_of_session(request.method, request.params):
             treated = Treatment.SESSION
         match treated:
             case Treatment.OWN:
@@ -256,7 +265,7 @@ class Client:
                 pending.step = self._in_lane("", pending, lambda: self._resolve(pending))
             case Treatment.SESSION:
                 self._to_session(pending)
-            case Treatment.PROCESS if self._gateway.shared:
+            case Treatment.PROCESS if self.confined:
                 raise refusal(request.method, request.params)
             case _:
                 pending.step = self._in_lane("", pending, lambda: self._to_any(pending))
@@ -279,12 +288,13 @@ class Client:
     async def _look_up(self, pending: Pending) -> None:
         request = pending.request
         try:
-            answer = await self._gateway.catalogue(self).answer(request.method, request.params)
+            async with self.tenant.lookups:
+                answer = await self._gateway.catalogue(self).answer(request.method, request.params)
         except RpcError as problem:
             self._pending.fail(pending, problem)
-        except Exception as problem:
+        except Exception:
             _logger.exception("answering %s", request.method, extra=self._extra)
-            self._pending.fail(pending, RpcError(FAILED, f"Request {request.method} failed: {problem}"))
+            self._pending.fail(pending, failed(request.method, "the gateway failed; its log says why"))
         else:
             self._pending.reply(pending, answer)
 
@@ -305,7 +315,7 @@ class Client:
         for each in (named, *other_sessions(request.method, request.params)):
             if not self.permits(each):
                 raise failed(request.method, f"Session not found for sessionId: {each}")
-        if self._gateway.shared:
+        if self.confined:
             params = cast("Mapping[str, Json]", shared_params(request.method, params))
             pending.request = Request(request.method, params, request.id)
         pending.lane = named
@@ -399,16 +409,16 @@ class Client:
                 failure = as_answer(problem)
             except OSError:
                 failure = RpcError(FAILED, "the runtime ended before it answered")
-            except Exception as problem:
+            except Exception:
                 _logger.exception("passing on a message", extra=self._extra)
-                failure = RpcError(FAILED, f"the gateway failed: {problem!r}")
+                failure = RpcError(FAILED, "the gateway failed; its log says why")
             else:
                 return
             if pending is not None and pending in self._pending:
                 self._attachments.settle(pending, Response(pending.request.id, {"error": {}}))
                 self._pending.fail(pending, failure)
 
-        return self._lanes.enter(lane, guarded)
+        return self._lanes.enter(lane, guarded, self._frame_bytes)
 
     def _post(self, body: bytes) -> None:
         """Send an answer of the gateway's own. It is bounded by what was asked: nobody waits for the client here."""
@@ -422,6 +432,7 @@ class Client:
             lookup.cancel()
         await asyncio.gather(self._lanes.aclose(), *lookups, return_exceptions=True)
         await self._relays.aclose()
+        self._attachments.forget_all()
         for session in list(self.tenant.sessions.values()):
             if self in session.attached:
                 self._gateway.sessions.detach(session, self)

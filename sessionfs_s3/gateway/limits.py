@@ -145,19 +145,6 @@ class TenantUsage:
             raise RuntimeError(f"tenant {self.tenant!r}: disconnect() without connect()")
         self._connections -= 1
 
-    @contextmanager
-    def connection(self) -> Generator[None]:
-        """Count one more connection for as long as the block runs.
-
-        Raises:
-            LimitExceeded: as :meth:`connect`.
-        """
-        self.connect()
-        try:
-            yield
-        finally:
-            self.disconnect()
-
     def open_session(self, session_id: str) -> bool:
         """Count *session_id* as open; return whether it was not before.
 
@@ -208,19 +195,6 @@ class TenantUsage:
             raise self._exceeded("requests_per_s", what, retry_s=wait_s)
         self._requests.take(now_s, limits.requests_per_s)
 
-    def stored(self, more_bytes: int) -> None:
-        """Count *more_bytes*, which are about to be stored; negative: which were removed. Never below 0.
-
-        Raises:
-            LimitExceeded: with them there would be more than ``bytes_stored_max``; removing is never refused.
-        """
-        after = max(self._bytes + more_bytes, 0)
-        limit = self.limits.bytes_stored_max
-        if limit is not None and more_bytes > 0 and after > limit:
-            what = f"{self._bytes} bytes are stored and {more_bytes} more were to be"
-            raise self._exceeded("bytes_stored_max", what)
-        self._bytes = after
-
     def check_stored(self) -> None:
         """Check that something more may be stored.
 
@@ -234,15 +208,6 @@ class TenantUsage:
     def measured(self, bytes_stored: int) -> None:
         """Take *bytes_stored*, as found in the store, for the truth; refuses nothing."""
         self._bytes = max(bytes_stored, 0)
-
-    def frame(self, size_bytes: int) -> None:
-        """Check the size of a message from a client, before it is read.
-
-        Raises:
-            LimitExceeded: it is over ``frame_bytes_max``.
-        """
-        if size_bytes > self.limits.frame_bytes_max:
-            raise self._exceeded("frame_bytes_max", f"a message of {size_bytes} bytes")
 
     def _exceeded(self, setting: str, what: str, *, retry_s: float | None = None) -> LimitExceeded:
         problem = LimitExceeded(self.tenant, setting, getattr(self.limits, setting), what, retry_s=retry_s)

@@ -76,6 +76,8 @@ class Link:
                 await self._stream.drain()
         except (FrameError, Malformed, OSError) as problem:
             _logger.warning("the connection to a runtime is lost: %s", problem)
+        except Exception:
+            _logger.exception("hearing what a runtime says")
         finally:
             self._stream.abort()
             lost = ConnectionResetError("the connection to the runtime is lost")

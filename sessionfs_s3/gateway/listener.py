@@ -8,17 +8,20 @@ import itertools
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, cast
 
 from sessionfs_s3.gateway import messages
+from sessionfs_s3.gateway.attempts import address_group
 from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
 from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import RpcError, as_answer
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.logs import know
-from sessionfs_s3.gateway.messages import Malformed, Request, parse
+from sessionfs_s3.gateway.messages import Json, Malformed, Request, parse
+from sessionfs_s3.gateway.sharing import shared_params
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.server import Gateway
@@ -49,7 +52,7 @@ class Listener:
         self._gateway = gateway
         self._options = gateway.options
         self._authenticator = authenticator
-        self._unknown: set[asyncio.StreamWriter] = set()
+        self._unknown: dict[asyncio.StreamWriter, str] = {}
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._served: set[asyncio.Task[None]] = set()
@@ -63,6 +66,9 @@ class Listener:
     def _strangers(self) -> int:
         """How many connections have not said yet who they are."""
         return len(self._unknown)
+
+    def _from(self, group: str) -> int:
+        return sum(1 for each in self._unknown.values() if each == group)
 
     async def __aenter__(self) -> Self:
         """Listen. Raises OSError when the address is in use or not this machine's."""
@@ -93,12 +99,14 @@ class Listener:
             self._server.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._strangers >= self._options.handshakes_max:
+        group = address_group(_host(writer))
+        # Nobody who only knows one address has all the places.
+        if self._strangers >= self._options.handshakes_max or self._from(group) >= self._options.handshakes_max // 2:
             self._gateway.metrics.handshake(ConnectionRefusedError())
             writer.transport.abort()
             return
         # Counted at once: the tasks of connections that come together begin only after all of them are accepted.
-        self._unknown.add(writer)
+        self._unknown[writer] = group
         task = asyncio.create_task(self._serve(reader, writer))
         self._served.add(task)
         task.add_done_callback(self._served.discard)
@@ -125,7 +133,7 @@ class Listener:
                 async with asyncio.timeout(options.handshake_s) as limit:
                     client, first = await self._greet(stream, writer, limit)
             finally:
-                self._unknown.discard(writer)
+                self._unknown.pop(writer, None)
             if client is None:
                 _logger.debug("a connection ends: it did not say who it is")
             else:
@@ -200,12 +208,12 @@ class Listener:
         identity = await self._authenticator.authenticate(token, peer=_host(writer))
         limit.reschedule(None)
         know(tenant=identity.tenant, subject=identity.subject)
-        hello = {name: value for name, value in message.params.items() if name != "token"} if greets else {}
+        hello: Mapping[str, Json] = self._hello(message) if greets else {}
         gateway = self._gateway
         client = gateway.enter(lambda tenant: Client(gateway, stream, identity, tenant, hello), identity)
         try:
             # It counts against its tenant's limits now, and may wait for a runtime: no stranger's place is taken.
-            self._unknown.discard(writer)
+            self._unknown.pop(writer, None)
             answer = await gateway.hello(hello, identity.tenant)
             if greets:
                 await client.send(messages.result(message.id, answer))
@@ -215,6 +223,13 @@ class Listener:
         gateway.metrics.handshake(None)
         _logger.info("a client is let in")
         return client
+
+    def _hello(self, message: Request) -> Mapping[str, Json]:
+        """Return what runtimes are told of a client. Raises RpcError when no runtime would read that."""
+        told = {name: value for name, value in message.params.items() if name != "token"}
+        if not messages.is_read_by_runtimes(messages.dumps(told), told):
+            raise RpcError(messages.PARSE_ERROR, "half of a character, or nested too deep: no runtime reads it")
+        return cast("Mapping[str, Json]", shared_params("connect", told)) if self._gateway.shared else told
 
 
 def _host(writer: asyncio.StreamWriter) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.messages import Request, encode
 from sessionfs_s3.gateway.sessions import Sessions, Tenant
+from sessionfs_s3.gateway.to_clients import deleted_notice
 
 
 class LiveView:
@@ -38,8 +39,10 @@ class LiveView:
 
     def deleted(self, session_id: str) -> None:
         """Tell the tenant's clients that a session is no more."""
-        params = {"type": "session.deleted", "sessionId": session_id}
-        self._tenant.tell(encode(Request("session.lifecycle", params, is_notification=True)), session_id)
+        for client in list(self._tenant.clients):
+            client.forget(session_id)
+        notice = Request("session.lifecycle", deleted_notice(session_id), is_notification=True)
+        self._tenant.tell(encode(notice), session_id)
 
     def permits(self, session_id: str) -> bool:
         """Whether the client may know of the session."""

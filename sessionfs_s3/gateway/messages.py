@@ -170,6 +170,11 @@ def _within(value: Json) -> Iterable[Json]:
     return cast("list[Json]", value) if isinstance(value, list) else ()
 
 
+def params_of(text: bytes) -> Mapping[str, Json]:
+    """Return parameters that :func:`dumps` has written."""
+    return cast("Mapping[str, Json]", _loads(text))
+
+
 def _loads(text: bytes) -> Json:
     try:
         return orjson.loads(text)

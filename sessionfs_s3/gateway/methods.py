@@ -90,8 +90,8 @@ def refusal(method: str, params: object) -> RpcError:
     reason = beyond(method, params) or _REASONS.get(method) or "it is in no schema that the gateway was written for"
     return failed(
         method,
-        f"not available through a gateway whose tenants share runtimes: {reason}. "
-        "A gateway that is started with --isolation tenant gives each tenant runtimes of its own, and allows it.",
+        f"not available where it could reach sessions of others: {reason}. A gateway that is started with "
+        "--isolation tenant allows it to credentials for all of a tenant's sessions.",
     )
 
 

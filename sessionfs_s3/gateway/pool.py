@@ -171,11 +171,6 @@ class Pool:
         """Whether none serves, and one could not be brought up."""
         return not self.runtimes and any(keeper.failure for keeper in self._keepers)
 
-    @property
-    def failure(self) -> str:
-        """Why there are not as many as wanted."""
-        return next((keeper.failure for keeper in self._keepers if keeper.failure), "all of them are starting")
-
     async def shrink(self) -> None:
         """Stop the spare runtimes on which nothing is open."""
         idle = [each for each in self._keepers if each.spare and each.runtime is not None and not each.runtime.sessions]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 from weakref import WeakKeyDictionary
 
 from sessionfs_s3.gateway.errors import FAILED, RpcError
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_TURN_ENDS = frozenset({"session.idle", "session.error", "session.shutdown"})
+_TURN: Final = {
+    "assistant.turn_start": True,
+    "session.idle": False,
+    "session.error": False,
+    "session.shutdown": False,
+}
+"""Events that say whether a turn is running."""
 
 
 class Relay:
@@ -69,6 +75,8 @@ class Relay:
                     await self._take(body)
         except (FrameError, Malformed, OSError) as problem:
             _logger.info("%s: a client's connection to it ended: %s", self.runtime.name, problem)
+        except Exception:
+            _logger.exception("%s: passing on what it says", self.runtime.name)
         finally:
             self._stream.abort()
             self._relays.ended(self)
@@ -78,6 +86,9 @@ class Relay:
         message = parse(body)
         if isinstance(message, Response):
             await self._client.answered(self, message, body)
+        elif message.method == "$/cancelRequest":
+            if (told := self._relays.cancelled(self, message)) is not None:
+                await self._client.send(told)
         elif message.is_notification:
             if self._may_hear(message):
                 self._watch(message)
@@ -93,7 +104,7 @@ class Relay:
         The runtime sends it to this connection because the client is attached, or has registered for it; or because it
         tells everybody.
         """
-        dedicated = self.runtime.owner is not None
+        dedicated = self.runtime.owner is not None and not self._client.confined
         to = passage(message.method, own_runtime=dedicated)
         if to.recipient is Recipient.NOBODY:
             return False
@@ -104,13 +115,13 @@ class Relay:
         return session is not None and session.tenant is self._client.tenant and self._client.permits(named)
 
     def _watch(self, message: Request) -> None:
-        """Note when a turn has ended."""
+        """Note when a turn begins and ends."""
         if message.method != "session.event" or not isinstance(event := message.params.get("event"), Mapping):
             return
-        if cast("Mapping[str, Json]", event).get("type") in _TURN_ENDS:
-            session = self.runtime.sessions.get(message.session_id or "")
-            if session is not None:
-                session.busy = False
+        running = _TURN.get(cast("str", cast("Mapping[str, Json]", event).get("type")))
+        session = None if running is None else self.runtime.sessions.get(message.session_id or "")
+        if session is not None and running is not None and session.is_watched_by(self._client):
+            session.busy = running
 
 
 class Relays:
@@ -158,6 +169,15 @@ class Relays:
             body = encode(Request(request.method, request.params, number))
         self._asked[number] = (relay, request.id)
         return body
+
+    def cancelled(self, relay: Relay, notification: Request) -> bytes | None:
+        """Return what tells the client that a runtime waits no more for what it has asked; None where it has not."""
+        asked = (relay, notification.params.get("id"))
+        number = next((number for number, each in self._asked.items() if each == asked), None)
+        if number is None:
+            return None
+        params = {**notification.params, "id": number}
+        return encode(Request(notification.method, params, is_notification=True))
 
     def answer(self, response: Response) -> tuple[Relay, bytes] | None:
         """Return where to pass an answer of the client on to, and as what; None where nobody waits for it."""

@@ -35,6 +35,9 @@ from sessionfs_s3.sqlite import SqlError
 
 _logger = logging.getLogger(__name__)
 
+MEASURE_S: Final = 60.0
+"""How often it is looked up how much the tenants store that may not store everything: a listing of all they have."""
+
 HOUSEKEEPING_S: Final = 5.0
 """How often the tenants file is looked at, and what is idle is let go."""
 
@@ -102,6 +105,7 @@ class Gateway:
         self._methods: dict[Runtime, SessionFsMethods] = {}
         self._hellos: dict[bytes, Mapping[str, Json]] = {}
         self._told: set[str] = set()
+        self._measured_s = -MEASURE_S
         self._idle_since: dict[str, float] = {}
         self._stack = AsyncExitStack()
 
@@ -154,6 +158,7 @@ class Gateway:
                 await stack.enter_async_context(self.http)
             await stack.enter_async_context(self.store)
             await self.store.probe()
+            stack.push_async_callback(self._authenticator.close)
             stack.push_async_callback(self._close_pools)
             if self.options.isolation == "shared":
                 self._pool(None)
@@ -173,6 +178,10 @@ class Gateway:
         self.draining = True
         await self._close_sessions()
         await self._stack.__aexit__(kind, error, trace)
+
+    def reload(self) -> None:
+        """Read the tenants file again, changed or not; a broken one changes nothing."""
+        self._authenticator.reload(force=True)
 
     async def drain(self) -> bool:
         """Take no more connections and sessions, and wait until no turn is running, or the deadline has passed.
@@ -342,9 +351,17 @@ class Gateway:
 
     async def _measure(self) -> None:
         """Find out how much is stored of the tenants that may not store everything."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._measured_s + MEASURE_S:
+            return
+        self._measured_s = now_s
         for tenant in list(self.tenants.values()):
-            if tenant.usage.limits.bytes_stored_max is not None and not tenant.idle:
+            if tenant.usage.limits.bytes_stored_max is None or tenant.idle:
+                continue
+            try:
                 tenant.usage.measured(sum([info.bytes for info in await tenant.fs.catalog.list()]))
+            except SessionFsError as problem:
+                _logger.warning("what is stored is not known: %s", problem, extra={"tenant": tenant.name})
 
     async def _let_go_of_idle(self) -> None:
         now_s = asyncio.get_running_loop().time()

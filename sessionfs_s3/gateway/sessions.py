@@ -42,6 +42,9 @@ last events 50 ms later, and a client that comes back finds it as it was."""
 LARGE_FRAMES_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much the large frames of one tenant's clients may hold side by side: as much as the largest one."""
 
+LOOKUPS_MAX: Final = 8
+"""Catalogue calls of one tenant that are answered side by side: its own turns and others' go to the same store."""
+
 REMEMBERED_MAX: Final = 10_000
 """Of how many sessions of a tenant that are not open any more something is remembered."""
 
@@ -51,6 +54,10 @@ class Attached(Protocol):
 
     def permits(self, session_id: str) -> bool:
         """Whether it may know of the session."""
+        ...
+
+    def forget(self, session_id: str) -> None:
+        """Do not resume the session unasked."""
         ...
 
     def hears(self, runtime: Runtime) -> bool:
@@ -73,7 +80,7 @@ class OpenSession:
         id: its id.
         tenant: whose it is.
         runtime: its home.
-        attached: the clients that created or resumed it.
+        attached: the clients that created or resumed it, in the order in which they came.
         provider: what answers its runtime.
         handlers: the SDK's handlers over that.
         busy: whether a turn is running.
@@ -87,7 +94,7 @@ class OpenSession:
         self.id = session_id
         self.tenant = tenant
         self.runtime = runtime
-        self.attached: set[Attached] = set()
+        self.attached: dict[Attached, None] = {}
         self.busy = False
         self.exists = False
         self.quiet = asyncio.Event()
@@ -97,6 +104,10 @@ class OpenSession:
         self.provider = tenant.fs.provider(session_id)
         self.handlers = handlers_for(self.provider)
         self._lingering: asyncio.TimerHandle | None = None
+
+    def is_watched_by(self, client: Attached) -> bool:
+        """Whether it is what *client* hears that tells whether a turn is running: others hear it sooner or later."""
+        return next(iter(self.attached), None) is client
 
     @contextmanager
     def answering(self) -> Generator[None]:
@@ -141,6 +152,8 @@ class Tenant:
         moved: why sessions that were taken over are not open here any more.
         epochs: in which epoch this gateway wrote last to sessions that were open here.
         gate: what the large frames of its clients share.
+        lookups: what its catalogue calls share: each may be thousands of requests to the store.
+        remembered_bytes: what is kept to resume its sessions unasked.
     """
 
     name: str
@@ -152,6 +165,8 @@ class Tenant:
     moved: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
     epochs: OrderedDict[str, int] = field(default_factory=OrderedDict[str, int])
     gate: ByteGate = field(default_factory=lambda: ByteGate(LARGE_FRAMES_BYTES_MAX))
+    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKUPS_MAX))
+    remembered_bytes: int = 0
 
     @property
     def idle(self) -> bool:
@@ -194,7 +209,7 @@ class Sessions:
                 tenant.moved.pop(session_id, None)
                 self._metrics.opened(tenant.name)
                 _logger.info("a session is opened", extra=_extra(session))
-            session.attached.add(client)
+            session.attached[client] = None
             return session
 
     async def _at_home(self, tenant: Tenant, session_id: str, client: Attached) -> OpenSession | None:
@@ -209,7 +224,7 @@ class Sessions:
             if lingered:
                 tenant.usage.open_session(session_id)
             session.stay()
-            session.attached.add(client)
+            session.attached[client] = None
             if not session.runtime.alive or (lingered and not await session.provider.still_owned()):
                 # Its runtime may still be at what it began before somebody else went on with the session. If that
                 # is ended first, a claim that is made now cannot vouch for what it read then.
@@ -220,7 +235,7 @@ class Sessions:
 
     def detach(self, session: OpenSession, client: Attached) -> None:
         """Let *client* go; when it was the last one, the session lingers, and is closed."""
-        session.attached.discard(client)
+        session.attached.pop(client, None)
         if not session.attached and session.tenant.sessions.get(session.id) is session:
             session.tenant.usage.close_session(session.id)
             session.linger(LINGER_S, lambda: self._spawn(self._close_if_left(session)))
@@ -264,10 +279,9 @@ class Sessions:
             f"session {session.id} was taken over by another replica and is not open here any more; resume it to bring "
             f"it back ({failure.strerror})"
             if moved
-            else f"session {session.id} cannot be stored any more; resume it to go on with what is stored "
-            f"({failure.strerror})"
+            else f"session {session.id} cannot be stored any more; resume it to go on with what is stored"
         )
-        _logger.warning("%s", told, extra=_extra(session))
+        _logger.warning("%s: %s", told, failure.strerror, extra=_extra(session))
         self._metrics.lost(failure)
         _remember(tenant.moved, session.id, told)
         self._tell_error(session, told)

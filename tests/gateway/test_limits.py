@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import pytest
 from hypothesis import given, settings
@@ -44,35 +42,6 @@ def test_connections_are_refused_at_their_limit_and_come_back() -> None:
     assert tenant.connections == 2
     tenant.disconnect()
     tenant.connect()
-
-
-def test_a_connection_ends_with_its_block_however_that_ends() -> None:
-    tenant, _ = usage(connections_max=1)
-    for error in (RuntimeError, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit):
-        inside = ExitStack()
-        inside.enter_context(tenant.connection())
-        assert tenant.connections == 1
-        assert not inside.__exit__(error, error(), None), "an error is not held back"
-        assert tenant.connections == 0
-    with tenant.connection():
-        refused(lambda: tenant.connection().__enter__())
-    assert tenant.connections == 0
-
-
-async def test_a_cancelled_task_gives_its_connection_back() -> None:
-    tenant, _ = usage()
-
-    async def client() -> None:
-        with tenant.connection():
-            await asyncio.sleep(60)
-
-    tasks = [asyncio.create_task(client()) for _ in range(5)]
-    await asyncio.sleep(0)
-    assert tenant.connections == 5
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert tenant.connections == 0
 
 
 def test_a_disconnect_without_a_connect_is_a_bug_and_counts_nothing() -> None:
@@ -160,30 +129,16 @@ def test_a_clock_that_goes_back_grants_nothing_extra() -> None:
     refused(tenant.request)
 
 
-def test_bytes_are_refused_before_they_are_stored() -> None:
+def test_what_is_begun_is_refused_once_as_much_is_stored_as_may_be() -> None:
     tenant, _ = usage(bytes_stored_max=100)
-    tenant.stored(60)
-    error = refused(lambda: tenant.stored(41))
-    assert (error.setting, error.value, tenant.bytes_stored) == ("bytes_stored_max", 100, 60)
-    tenant.stored(40)
-    tenant.measured(500)
-    refused(lambda: tenant.stored(1))
-    tenant.stored(-450)
-    tenant.stored(50)
-    tenant.stored(-1000)
-    assert tenant.bytes_stored == 0
-
-
-def test_bytes_are_unlimited_unless_a_limit_is_given() -> None:
-    tenant, _ = usage()
-    tenant.stored(10**15)
-    assert tenant.bytes_stored == 10**15
-
-
-def test_frames_are_refused_over_their_size() -> None:
-    tenant, _ = usage(frame_bytes_max=2048)
-    tenant.frame(2048)
-    assert refused(lambda: tenant.frame(2049)).setting == "frame_bytes_max"
+    tenant.measured(99)
+    tenant.check_stored()
+    tenant.measured(100)
+    error = refused(tenant.check_stored)
+    assert (error.setting, error.value, tenant.bytes_stored) == ("bytes_stored_max", 100, 100)
+    unlimited, _ = usage()
+    unlimited.measured(10**15)
+    unlimited.check_stored()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ async def test_who_comes_back_when_the_time_is_just_up_keeps_the_session(monkeyp
         assert await coming is session
         await asyncio.sleep(0.05)
         assert client.tenant.sessions == {"one": session}
-        assert session.attached == {client}
+        assert session.attached.keys() == {client}
 
 
 async def test_a_session_that_is_closed_while_the_store_is_asked_is_opened_anew(
