@@ -104,7 +104,7 @@ class Attachments:
         opened = self._opened[session_id]
         method = "session.resume"
         if not opened.stored and await self._is_unborn(session_id):
-            # No turn was ever answered, and nothing is there: it is as it was before it was created.
+            # No turn has ended, and nothing is there: it is as it was before it was created.
             method = opened.method
         session = await self.open(session_id)
         if session_id not in self._opened:
@@ -133,6 +133,11 @@ class Attachments:
             return await self._client.tenant.fs.catalog.info(session_id) is None
         except SessionFsError:
             return False
+
+    def turn_ended(self, session_id: str) -> None:
+        """Note that a turn has ended, and is stored: the runtime waits for that."""
+        if (opened := self._opened.get(session_id)) is not None:
+            opened.stored = True
 
     def begin(self, pending: Pending) -> None:
         """Note that a turn begins, if *pending* asks for one. Raises RpcError, LimitExceeded when none may."""
@@ -177,8 +182,6 @@ class Attachments:
             session.busy = pending.busy_before
             return
         self._client.metrics.turns.inc()
-        if (opened := self._opened.get(session.id)) is not None:
-            opened.stored = True
 
     def _check_may_begin(self) -> None:
         """Raise RpcError when no session and no turn is to be begun now, LimitExceeded when none by this tenant."""

@@ -146,6 +146,10 @@ class Client:
         """Do not resume the session unasked."""
         self._attachments.forget(session_id)
 
+    def turn_ended(self, session_id: str) -> None:
+        """Hear that a turn of the session has ended."""
+        self._attachments.turn_ended(session_id)
+
     def hears(self, runtime: Runtime) -> bool:
         """Whether it has a connection of its own to *runtime*, on which it is told what the runtime tells everybody."""
         return self._relays.are_open_to(runtime)

@@ -8,6 +8,7 @@ import itertools
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, cast
@@ -67,8 +68,18 @@ class Listener:
         """How many connections have not said yet who they are."""
         return len(self._unknown)
 
-    def _from(self, group: str) -> int:
-        return sum(1 for each in self._unknown.values() if each == group)
+    def _make_room(self, group: str) -> bool:
+        """Turn away the oldest stranger of the address that has most of them; return whether *group* is another one.
+
+        Whoever knows one address can keep out only those who come from there, too.
+        """
+        largest, count = Counter(self._unknown.values()).most_common(1)[0]
+        if largest == group or count <= 1:
+            return False
+        oldest = next(writer for writer, each in self._unknown.items() if each == largest)
+        del self._unknown[oldest]
+        oldest.transport.abort()
+        return True
 
     async def __aenter__(self) -> Self:
         """Listen. Raises OSError when the address is in use or not this machine's."""
@@ -100,8 +111,7 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         group = address_group(_host(writer))
-        # Nobody who only knows one address has all the places.
-        if self._strangers >= self._options.handshakes_max or self._from(group) >= self._options.handshakes_max // 2:
+        if self._strangers >= self._options.handshakes_max and not self._make_room(group):
             self._gateway.metrics.handshake(ConnectionRefusedError())
             writer.transport.abort()
             return

@@ -37,7 +37,7 @@ class GatewayOptions:
     isolation: Literal["shared", "tenant"] = "shared"
     tls: ssl.SSLContext | None = None
     handshake_s: float = 10.0
-    handshakes_max: int = 256
+    handshakes_max: int = 1024
     frame_s: float = 60.0
     stall_s: float = 30.0
     idle_s: float | None = None

@@ -118,7 +118,10 @@ class Relay:
         """Note when a turn begins and ends."""
         if message.method != "session.event" or not isinstance(event := message.params.get("event"), Mapping):
             return
-        running = _TURN.get(cast("str", cast("Mapping[str, Json]", event).get("type")))
+        kind = cast("str", cast("Mapping[str, Json]", event).get("type"))
+        if kind == "session.idle" and message.session_id is not None:
+            self._client.turn_ended(message.session_id)
+        running = _TURN.get(kind)
         session = None if running is None else self.runtime.sessions.get(message.session_id or "")
         if session is not None and running is not None and session.is_watched_by(self._client):
             session.busy = running
