@@ -25,6 +25,7 @@ START_DEADLINE_S: Final = 60.0
 """The runtime unpacks 235 MB where it runs for the first time; otherwise it listens within a second."""
 
 _OUTPUT_LINES_MAX: Final = 200
+_HOME: Final = re.compile(r"copilot-runtime-([0-9]{1,10})-[^/]+")
 _LISTENING: Final = re.compile(r"listening on port (\d+)")
 _ARGUMENTS: Final = ("--headless", "--no-auto-update", "--no-auto-login", "--log-level", "error")
 
@@ -170,6 +171,25 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "sessionfs-s3" / "runtime"
 
 
+def remove_abandoned() -> None:
+    """Remove the homes of runtimes whose gateway was killed: they hold no conversation, but logs, and take up room."""
+    for home in Path(tempfile.gettempdir()).glob("copilot-runtime-*"):
+        found = _HOME.fullmatch(home.name)
+        with contextlib.suppress(OSError):
+            if found and home.stat(follow_symlinks=False).st_uid == os.getuid() and not _lives(int(found[1])):
+                shutil.rmtree(home, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @asynccontextmanager
 async def start_process(
     executable: Path, *, cache: Path, extra: Mapping[str, str] | None = None
@@ -186,7 +206,8 @@ async def start_process(
     Raises:
         RuntimeUnavailable: it does not start.
     """
-    home = Path(tempfile.mkdtemp(prefix="copilot-runtime-"))
+    remove_abandoned()
+    home = Path(tempfile.mkdtemp(prefix=f"copilot-runtime-{os.getpid()}-"))
     token = secrets.token_hex(16)
     temporary = home / "tmp"
     temporary.mkdir()
