@@ -23,8 +23,8 @@ from typing import Any, Final, Literal
 from benchmarks.harness.child import trim
 from benchmarks.harness.lab import TENANT, cpu_s
 from sessionfs_s3 import SessionFs
-from sessionfs_s3.gateway.authenticator import Authenticator
-from sessionfs_s3.gateway.limits import TenantLimits
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.limits import TenantLimits
 from sessionfs_s3.gateway.messages import Json, Request
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.provider import SessionFsMethods, handlers_for

@@ -101,7 +101,7 @@ def gateway(
     """
     try:
         from sessionfs_s3.gateway import logs
-        from sessionfs_s3.gateway.authenticator import Authenticator
+        from sessionfs_s3.gateway.auth.authenticator import Authenticator
         from sessionfs_s3.gateway.options import GatewayOptions
         from sessionfs_s3.gateway.server import Gateway
     except ImportError as error:
@@ -134,7 +134,7 @@ def gateway(
 
 def gateway_token() -> None:
     """Make a token: the first line is the client's secret, the second goes into the tenants file."""
-    from sessionfs_s3.gateway.tokens import new_token
+    from sessionfs_s3.gateway.auth.tokens import new_token
 
     token, line = new_token()
     typer.echo(token)

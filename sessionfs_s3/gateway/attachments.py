@@ -10,8 +10,8 @@ from uuid import uuid4
 from sessionfs_s3.errors import InvalidInput, SessionFsError
 from sessionfs_s3.gateway.errors import FAILED, RpcError, failed
 from sessionfs_s3.gateway.messages import Json, Request, Response, dumps, params_of
-from sessionfs_s3.gateway.methods import OPENING
 from sessionfs_s3.gateway.pending import Pending, PendingRequests
+from sessionfs_s3.gateway.rules.methods import OPENING
 from sessionfs_s3.gateway.runtimes import Runtime
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 from sessionfs_s3.gateway import messages
 from sessionfs_s3.gateway.attachments import Attachments
+from sessionfs_s3.gateway.auth.limits import LimitExceeded
 from sessionfs_s3.gateway.errors import FAILED, RpcError, as_answer, failed, not_open, unhandled
 from sessionfs_s3.gateway.frames import LARGE_BYTES, FrameError, FrameStream
 from sessionfs_s3.gateway.lanes import Lanes
-from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import (
     INVALID_REQUEST,
     PARSE_ERROR,
@@ -30,7 +30,9 @@ from sessionfs_s3.gateway.messages import (
     encode,
     parse_of_client,
 )
-from sessionfs_s3.gateway.methods import (
+from sessionfs_s3.gateway.pending import Pending, PendingRequests
+from sessionfs_s3.gateway.relay import Relay, Relays
+from sessionfs_s3.gateway.rules.methods import (
     OPENING,
     Treatment,
     is_of_session,
@@ -40,16 +42,14 @@ from sessionfs_s3.gateway.methods import (
     treatment,
     with_session_id,
 )
-from sessionfs_s3.gateway.pending import Pending, PendingRequests
-from sessionfs_s3.gateway.relay import Relay, Relays
+from sessionfs_s3.gateway.rules.sharing import shared_params
 from sessionfs_s3.gateway.runtimes import Runtime
-from sessionfs_s3.gateway.sharing import shared_params
 from sessionfs_s3.volume.idle import IdleTimer
 
 if TYPE_CHECKING:
+    from sessionfs_s3.gateway.auth.tenants import Identity
     from sessionfs_s3.gateway.server import Gateway
     from sessionfs_s3.gateway.sessions import OpenSession, Tenant
-    from sessionfs_s3.gateway.tenants import Identity
 
 _logger = logging.getLogger(__name__)
 

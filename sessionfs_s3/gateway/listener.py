@@ -14,15 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, cast
 
 from sessionfs_s3.gateway import messages
-from sessionfs_s3.gateway.attempts import address_group
-from sessionfs_s3.gateway.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
+from sessionfs_s3.gateway.auth.attempts import address_group
+from sessionfs_s3.gateway.auth.authenticator import AuthenticationRequired, Authenticator, NotAuthenticated
+from sessionfs_s3.gateway.auth.limits import LimitExceeded
 from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import RpcError, as_answer
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
-from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.logs import know
 from sessionfs_s3.gateway.messages import Json, Malformed, Request, parse
-from sessionfs_s3.gateway.sharing import shared_params
+from sessionfs_s3.gateway.rules.sharing import shared_params
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.server import Gateway

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 
 from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.messages import Request, encode
+from sessionfs_s3.gateway.rules.to_clients import deleted_notice
 from sessionfs_s3.gateway.sessions import Sessions, Tenant
-from sessionfs_s3.gateway.to_clients import deleted_notice
 
 
 class LiveView:

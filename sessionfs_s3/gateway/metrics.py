@@ -16,12 +16,12 @@ from prometheus_client.registry import Collector
 
 import sessionfs_s3
 from sessionfs_s3.errors import Fenced, SessionFsError
-from sessionfs_s3.gateway.authenticator import AuthenticationRequired, TooManyAttempts
+from sessionfs_s3.gateway.auth.authenticator import AuthenticationRequired, TooManyAttempts
+from sessionfs_s3.gateway.auth.limits import LimitExceeded
 from sessionfs_s3.gateway.errors import RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
-from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import Request
-from sessionfs_s3.gateway.methods import Treatment, treatment
+from sessionfs_s3.gateway.rules.methods import Treatment, treatment
 from sessionfs_s3.sqlite import WorkerHost
 from sessionfs_s3.store import Request as StoreRequest
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from sessionfs_s3.gateway import messages
+from sessionfs_s3.gateway.auth.limits import LimitExceeded
 from sessionfs_s3.gateway.errors import RpcError, as_answer
-from sessionfs_s3.gateway.limits import LimitExceeded
 from sessionfs_s3.gateway.messages import Id, Json, Malformed, Request, Response, is_id_of_runtimes
 
 if TYPE_CHECKING:

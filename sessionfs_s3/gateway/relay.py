@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 from sessionfs_s3.gateway.errors import FAILED, RpcError
 from sessionfs_s3.gateway.frames import FrameError, FrameStream
 from sessionfs_s3.gateway.messages import Id, Json, Malformed, Request, Response, encode, error, parse
+from sessionfs_s3.gateway.rules.to_clients import Recipient, passage, session_named
 from sessionfs_s3.gateway.runtimes import Runtime
-from sessionfs_s3.gateway.to_clients import Recipient, passage, session_named
 
 if TYPE_CHECKING:
     from sessionfs_s3.gateway.client import Client

@@ -14,11 +14,12 @@ from uuid import uuid4
 
 from sessionfs_s3.copilot import SessionFs
 from sessionfs_s3.errors import InvalidInput, SessionFsError
-from sessionfs_s3.gateway.answers import CatalogueAnswers
-from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.limits import Usages
+from sessionfs_s3.gateway.auth.tenants import Identity, is_loopback
+from sessionfs_s3.gateway.catalogue.answers import CatalogueAnswers
 from sessionfs_s3.gateway.client import Client
 from sessionfs_s3.gateway.errors import FAILED, RpcError
-from sessionfs_s3.gateway.limits import Usages
 from sessionfs_s3.gateway.listener import Listener
 from sessionfs_s3.gateway.live import LiveView
 from sessionfs_s3.gateway.logs import know
@@ -30,7 +31,6 @@ from sessionfs_s3.gateway.pool import Pool
 from sessionfs_s3.gateway.provider import SessionFsMethods
 from sessionfs_s3.gateway.runtimes import Runtime, Source
 from sessionfs_s3.gateway.sessions import OpenSession, Sessions, Tenant
-from sessionfs_s3.gateway.tenants import Identity, is_loopback
 from sessionfs_s3.sqlite import SqlError
 
 _logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from weakref import WeakValueDictionary
 
 from sessionfs_s3.copilot import SessionFs
 from sessionfs_s3.errors import Fenced, SessionFsError
+from sessionfs_s3.gateway.auth.limits import TenantUsage
 from sessionfs_s3.gateway.errors import FAILED, RpcError
-from sessionfs_s3.gateway.limits import TenantUsage
 from sessionfs_s3.gateway.link import ANSWER_DEADLINE_S
 from sessionfs_s3.gateway.messages import Json, Request, encode
 from sessionfs_s3.gateway.metrics import Metrics

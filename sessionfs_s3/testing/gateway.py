@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Launched
 from sessionfs_s3.gateway.server import Gateway

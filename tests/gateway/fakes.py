@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sessionfs_s3.gateway.authenticator import Authenticator
-from sessionfs_s3.gateway.limits import TenantLimits
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.limits import TenantLimits
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Running
 from sessionfs_s3.gateway.server import Gateway

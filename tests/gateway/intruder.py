@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from sessionfs_s3.gateway.methods import TREATMENTS, Treatment
+from sessionfs_s3.gateway.rules.methods import TREATMENTS, Treatment
 from sessionfs_s3.testing.raw_client import Json, RawClient
 from tests.gateway.wire import connected
 

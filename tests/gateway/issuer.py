@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
 from tests.gateway.tenants_files import write
 
 ISSUER = "https://issuer.example/"

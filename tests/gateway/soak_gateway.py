@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from sessionfs_s3.gateway.authenticator import Authenticator
-from sessionfs_s3.gateway.limits import TenantLimits
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.limits import TenantLimits
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Running
 from sessionfs_s3.gateway.server import Gateway

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from sessionfs_s3.errors import CommitUnknown, Corrupt, Fenced, Refused, SessionFsError, Unavailable
-from sessionfs_s3.gateway import listing
-from sessionfs_s3.gateway.answers import CatalogueAnswers
-from sessionfs_s3.gateway.client_metadata import client_metadata
+from sessionfs_s3.gateway.catalogue import listing
+from sessionfs_s3.gateway.catalogue.answers import CatalogueAnswers
+from sessionfs_s3.gateway.catalogue.client_metadata import client_metadata
 from sessionfs_s3.gateway.errors import FAILED, RpcError
 
 from .catalogs import Event, Info, Live, MemoryCatalog, Stored

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sessionfs_s3.gateway.answers import CatalogueAnswers
+from sessionfs_s3.gateway.catalogue.answers import CatalogueAnswers
 from sessionfs_s3.gateway.frames import LARGE_BYTES
 from sessionfs_s3.gateway.messages import Json
 from sessionfs_s3.testing.fake_runtime import fake_runtime

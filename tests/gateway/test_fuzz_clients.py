@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from sessionfs_s3.gateway.attempts import FailedAttempts
-from sessionfs_s3.gateway.limits import TenantLimits
+from sessionfs_s3.gateway.auth.attempts import FailedAttempts
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tokens import new_token
 from sessionfs_s3.gateway.messages import REQUEST_CANCELLED
 from sessionfs_s3.gateway.pending import PENDING_MAX
 from sessionfs_s3.gateway.server import Gateway
-from sessionfs_s3.gateway.tokens import new_token
 from sessionfs_s3.testing.fake_runtime import FakeRuntime, Peer, fake_runtime
 from sessionfs_s3.testing.raw_client import ConnectionEnded, Json, RawClient, RpcError, framed, raw_client
 from tests.gateway import tenants_files

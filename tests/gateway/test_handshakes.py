@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from sessionfs_s3.gateway.limits import TenantLimits
+from sessionfs_s3.gateway.auth.limits import TenantLimits
 from sessionfs_s3.gateway.runtimes import Endpoint
 from sessionfs_s3.testing.fake_runtime import Peer, fake_runtime
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, raw_client

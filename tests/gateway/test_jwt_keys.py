@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sessionfs_s3.gateway.attempts import ADDRESS_BURST
-from sessionfs_s3.gateway.authenticator import AuthenticationFailed, TooManyAttempts
-from sessionfs_s3.gateway.jwt_keys import (
+from sessionfs_s3.gateway.auth.attempts import ADDRESS_BURST
+from sessionfs_s3.gateway.auth.authenticator import AuthenticationFailed, TooManyAttempts
+from sessionfs_s3.gateway.auth.jwt_keys import (
     COOLDOWN_S,
     LIFETIME_S,
     SET_BYTES_MAX,

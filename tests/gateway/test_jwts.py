@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.gateway.authenticator import AuthenticationFailed, Authenticator
-from sessionfs_s3.gateway.jwt_keys import (
+from sessionfs_s3.gateway.auth.authenticator import AuthenticationFailed, Authenticator
+from sessionfs_s3.gateway.auth.jwt_keys import (
     KEYS_MAX,
     NAMELESS_KEYS_MAX,
 )
-from sessionfs_s3.gateway.limits import TenantLimits
-from sessionfs_s3.gateway.tokens import new_token
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tokens import new_token
 from tests.gateway.issuer import (
     AUDIENCE,
     KEY,

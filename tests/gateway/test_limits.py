@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pydantic import ValidationError
 
-from sessionfs_s3.gateway.limits import FRAME_BYTES_MAX, LimitExceeded, TenantLimits, TenantUsage, TokenBucket, Usages
+from sessionfs_s3.gateway.auth.limits import (
+    FRAME_BYTES_MAX,
+    LimitExceeded,
+    TenantLimits,
+    TenantUsage,
+    TokenBucket,
+    Usages,
+)
 
 
 class Clock:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sessionfs_s3.gateway import logs
+from sessionfs_s3.gateway.auth.tokens import new_token
 from sessionfs_s3.gateway.logs import know
-from sessionfs_s3.gateway.tokens import new_token
 from sessionfs_s3.testing.gateway import start_gateway
 from sessionfs_s3.testing.model import Call, Say, ScriptedModel
 from sessionfs_s3.testing.raw_client import RpcError, raw_client

@@ -8,11 +8,11 @@ import re
 
 import pytest
 
-from sessionfs_s3.gateway import method_tables
-from sessionfs_s3.gateway.answers import CatalogueAnswers
+from sessionfs_s3.gateway.catalogue.answers import CatalogueAnswers
 from sessionfs_s3.gateway.errors import RpcError
-from sessionfs_s3.gateway.method_tables import spelled
-from sessionfs_s3.gateway.methods import (
+from sessionfs_s3.gateway.rules import method_tables
+from sessionfs_s3.gateway.rules.method_tables import spelled
+from sessionfs_s3.gateway.rules.methods import (
     TREATMENTS,
     Treatment,
     other_sessions,
@@ -21,8 +21,8 @@ from sessionfs_s3.gateway.methods import (
     session_of,
     treatment,
 )
-from sessionfs_s3.gateway.sharing import HOST_TOOLS, shared_params
-from sessionfs_s3.gateway.to_clients import OWN_RUNTIME, PASSAGES, Recipient, passage, session_named
+from sessionfs_s3.gateway.rules.sharing import HOST_TOOLS, shared_params
+from sessionfs_s3.gateway.rules.to_clients import OWN_RUNTIME, PASSAGES, Recipient, passage, session_named
 
 from .catalogs import Live, MemoryCatalog
 from .plain_runtime import TIMEOUT_S, Schema, read_schema
@@ -98,7 +98,7 @@ def test_every_method_of_the_schema_is_classified(schema: Schema) -> None:
     known = set(schema.methods["server"]) | set(schema.methods["session"])
     assert len(known) > 500
     missing = sorted(known - set(TREATMENTS))
-    assert not missing, f"decide what becomes of these, in sessionfs_s3/gateway/method_tables.py: {missing}"
+    assert not missing, f"decide what becomes of these, in sessionfs_s3/gateway/rules/method_tables.py: {missing}"
     surplus = sorted(set(TREATMENTS) - known - LEGACY)
     assert not surplus, f"neither in the schema nor sent by an SDK, take them out of the tables: {surplus}"
 
@@ -108,7 +108,7 @@ def test_every_method_of_the_schema_is_classified(schema: Schema) -> None:
 def test_every_message_of_a_runtime_has_a_row(schema: Schema) -> None:
     known = set(schema.methods["clientSession"]) | set(schema.methods["clientGlobal"])
     missing = sorted(known - set(PASSAGES))
-    assert not missing, f"decide whom these may reach, in sessionfs_s3/gateway/to_clients.py: {missing}"
+    assert not missing, f"decide whom these may reach, in sessionfs_s3/gateway/rules/to_clients.py: {missing}"
     surplus = sorted(set(PASSAGES) - known - LEGACY_TO_CLIENTS)
     assert not surplus, f"neither in the schema nor known to an SDK: {surplus}"
     for method, row in [*PASSAGES.items(), *OWN_RUNTIME.items()]:

@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sessionfs_s3.copilot import SessionFs
 from sessionfs_s3.errors import Fenced
 from sessionfs_s3.gateway import observe
-from sessionfs_s3.gateway.authenticator import AuthenticationFailed, AuthenticationRequired, Authenticator
+from sessionfs_s3.gateway.auth.authenticator import AuthenticationFailed, AuthenticationRequired, Authenticator
+from sessionfs_s3.gateway.auth.limits import TenantLimits
 from sessionfs_s3.gateway.frames import FrameStream
-from sessionfs_s3.gateway.limits import TenantLimits
 from sessionfs_s3.gateway.messages import Request
 from sessionfs_s3.gateway.metrics import OTHER, Metrics
 from sessionfs_s3.gateway.observe import FORGOTTEN_S, SILENCE_S, UNANSWERED_MIN, StoreHealth

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.limits import TenantLimits
 from sessionfs_s3.gateway.frames import FRAME_BYTES_MAX
-from sessionfs_s3.gateway.limits import TenantLimits
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Running, Source
 from sessionfs_s3.gateway.server import Gateway

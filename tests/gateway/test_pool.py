@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Endpoint, Running
 from sessionfs_s3.gateway.server import Gateway

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from sessionfs_s3.gateway.answers import CatalogueAnswers
+from sessionfs_s3.gateway.catalogue.answers import CatalogueAnswers
 from sessionfs_s3.gateway.errors import RpcError, not_open, unhandled
-from sessionfs_s3.gateway.methods import required_session
-from sessionfs_s3.gateway.sharing import HOST_TOOLS, shared_params
-from sessionfs_s3.gateway.to_clients import deleted_notice
+from sessionfs_s3.gateway.rules.methods import required_session
+from sessionfs_s3.gateway.rules.sharing import HOST_TOOLS, shared_params
+from sessionfs_s3.gateway.rules.to_clients import deleted_notice
 from sessionfs_s3.testing.model import Call, Say, ScriptedModel
 from sessionfs_s3.testing.runtime import start_runtime
 
@@ -369,7 +369,7 @@ async def test_the_agent_of_a_shared_runtime_has_no_tool_of_the_host(both: Both)
     names = {each["name"] for each in [*described["tools"], *listed["tools"]]}
     assert {"bash", "grep", "view"} <= names
     undecided = sorted(names - INSIDE_TOOLS - set(HOST_TOOLS))
-    assert not undecided, f"decide about these tools, in sessionfs_s3/gateway/sharing.py or here: {undecided}"
+    assert not undecided, f"decide about these tools, in sessionfs_s3/gateway/rules/sharing.py or here: {undecided}"
     await both.runtime.ask("session.delete", {"sessionId": "bound"})
 
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from sessionfs_s3.gateway import pool
-from sessionfs_s3.gateway.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
 from sessionfs_s3.gateway.options import GatewayOptions
 from sessionfs_s3.gateway.runtimes import Launched, Running, Runtime
 from sessionfs_s3.gateway.server import Gateway

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.gateway.limits import TenantLimits
-from sessionfs_s3.gateway.tenants import Identity, SessionRule, TenantsFile, parse_tenants, read_tenants
-from sessionfs_s3.gateway.tokens import digest_of, hash_token, new_token
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tenants import Identity, SessionRule, TenantsFile, parse_tenants, read_tenants
+from sessionfs_s3.gateway.auth.tokens import digest_of, hash_token, new_token
 from tests.gateway.tenants_files import one_tenant, toml, write
 
 PLAIN = "plain-text-secret-0123456789abcdefghijklmnop"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.gateway import attempts as attempts_module
-from sessionfs_s3.gateway.attempts import (
+from sessionfs_s3.gateway.auth import attempts as attempts_module
+from sessionfs_s3.gateway.auth.attempts import (
     ADDRESS_BURST,
     ADDRESS_PER_S,
     GOOD_S,
@@ -21,14 +21,14 @@ from sessionfs_s3.gateway.attempts import (
     FailedAttempts,
     address_group,
 )
-from sessionfs_s3.gateway.authenticator import (
+from sessionfs_s3.gateway.auth.authenticator import (
     AuthenticationFailed,
     AuthenticationRequired,
     Authenticator,
     TooManyAttempts,
 )
-from sessionfs_s3.gateway.limits import TenantLimits
-from sessionfs_s3.gateway.tokens import TOKEN_CHARS_MAX, TokenTable, digest_of, hash_token, new_token, parse_hash
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tokens import TOKEN_CHARS_MAX, TokenTable, digest_of, hash_token, new_token, parse_hash
 from tests.gateway.tenants_files import one_tenant, write
 
 PEER = "192.0.2.1"

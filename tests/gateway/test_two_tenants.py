@@ -19,12 +19,12 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sessionfs_s3 import SessionFs
-from sessionfs_s3.gateway.authenticator import Authenticator
-from sessionfs_s3.gateway.methods import OPENING
+from sessionfs_s3.gateway.auth.authenticator import Authenticator
+from sessionfs_s3.gateway.auth.tokens import new_token
 from sessionfs_s3.gateway.options import GatewayOptions
+from sessionfs_s3.gateway.rules.methods import OPENING
 from sessionfs_s3.gateway.runtimes import Launched
 from sessionfs_s3.gateway.server import Gateway
-from sessionfs_s3.gateway.tokens import new_token
 from sessionfs_s3.testing.gateway import gateway_here
 from sessionfs_s3.testing.model import Call, Say, ScriptedModel
 from sessionfs_s3.testing.raw_client import Json, RawClient, RpcError, raw_client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sessionfs_s3.gateway.methods import is_of_session
+from sessionfs_s3.gateway.rules.methods import is_of_session
 from sessionfs_s3.testing.fake_runtime import fake_runtime
 from sessionfs_s3.testing.raw_client import Json
 from tests.gateway.fakes import client_of, gateway_before

@@ -43,8 +43,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.format.keys import encode_id
-from sessionfs_s3.gateway.limits import TenantLimits
-from sessionfs_s3.gateway.tokens import TOKEN_CHARS_MIN, parse_hash
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tokens import TOKEN_CHARS_MIN, parse_hash
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """JSON Web Tokens: whose they are, if they hold (RFC 7519, with the advice of RFC 8725).
 
-The signature is PyJWT's work, the keys are :mod:`~sessionfs_s3.gateway.jwt_keys`'. Two steps: :meth:`JwtVerifier.keys`
-may wait for an issuer, :meth:`JwtVerifier.verify` never waits.
+The signature is PyJWT's work, the keys are :mod:`~sessionfs_s3.gateway.auth.jwt_keys`'. Two steps:
+:meth:`JwtVerifier.keys` may wait for an issuer, :meth:`JwtVerifier.verify` never waits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import jwt
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.format.keys import encode_id
-from sessionfs_s3.gateway.jwt_keys import KeySource, NoKeys, VerifyingKey
-from sessionfs_s3.gateway.limits import TenantLimits
-from sessionfs_s3.gateway.tenants import Identity, JwtSettings, SessionRule, TenantsFile, label
+from sessionfs_s3.gateway.auth.jwt_keys import KeySource, NoKeys, VerifyingKey
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tenants import Identity, JwtSettings, SessionRule, TenantsFile, label
 
 # What PyJWT, and the libraries below it, raise for what cannot be read, next to its own errors.
 _UNREADABLE: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)

@@ -1,6 +1,6 @@
 """Who a connection is: the one place where a token is looked at.
 
-For one event loop. Reads the tenants file and the file of its keys; :mod:`~sessionfs_s3.gateway.jwt_keys` may send
+For one event loop. Reads the tenants file and the file of its keys; :mod:`~sessionfs_s3.gateway.auth.jwt_keys` may send
 requests. No log line and no error holds a token, or a part of one.
 """
 
@@ -15,12 +15,12 @@ from typing import Self
 
 from sessionfs_s3.errors import InvalidInput
 from sessionfs_s3.format.keys import encode_id
-from sessionfs_s3.gateway.attempts import FailedAttempts
-from sessionfs_s3.gateway.jwt_keys import FileKeys, KeySource, UrlKeys
-from sessionfs_s3.gateway.jwts import JwtVerifier, Rejected
-from sessionfs_s3.gateway.limits import TenantLimits
-from sessionfs_s3.gateway.tenants import Identity, JwtSettings, read_tenants
-from sessionfs_s3.gateway.tokens import TOKEN_CHARS_MAX, TokenTable, digest_of
+from sessionfs_s3.gateway.auth.attempts import FailedAttempts
+from sessionfs_s3.gateway.auth.jwt_keys import FileKeys, KeySource, UrlKeys
+from sessionfs_s3.gateway.auth.jwts import JwtVerifier, Rejected
+from sessionfs_s3.gateway.auth.limits import TenantLimits
+from sessionfs_s3.gateway.auth.tenants import Identity, JwtSettings, read_tenants
+from sessionfs_s3.gateway.auth.tokens import TOKEN_CHARS_MAX, TokenTable, digest_of
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from sessionfs_s3.gateway.arguments import Arguments
+from sessionfs_s3.gateway.catalogue.arguments import Arguments
 from sessionfs_s3.gateway.errors import RpcError
 
 EVENTS_MAX: Final = 1000

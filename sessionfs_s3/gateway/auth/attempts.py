@@ -18,7 +18,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from sessionfs_s3.gateway.limits import TokenBucket
+from sessionfs_s3.gateway.auth.limits import TokenBucket
 
 ADDRESS_BURST: Final = 20
 ADDRESS_PER_S: Final = 0.5

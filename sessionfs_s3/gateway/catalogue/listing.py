@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sessionfs_s3.catalog import SessionInfo
-from sessionfs_s3.gateway.arguments import NAME_CHARS_MAX
+from sessionfs_s3.gateway.catalogue.arguments import NAME_CHARS_MAX
 
 _CONTEXT_FIELDS: Final = ("cwd", "gitRoot", "repository", "hostType", "branch")
 _FILTER_FIELDS: Final = ("cwd", "gitRoot", "repository", "branch")

@@ -1,9 +1,9 @@
 """What the gateway does with a request of a client, by its method and parameters. Pure; a security boundary.
 
-The tables stand in :mod:`sessionfs_s3.gateway.method_tables`. Two rules follow from them. A session is only ever
+The tables stand in :mod:`sessionfs_s3.gateway.rules.method_tables`. Two rules follow from them. A session is only ever
 reached by :func:`session_of`, after the gateway has looked up that it is the tenant's; and a request that names further
 sessions (:func:`other_sessions`) passes only if those are the tenant's too. What one session of
-a shared runtime may ask for at all stands in :mod:`sessionfs_s3.gateway.sharing`.
+a shared runtime may ask for at all stands in :mod:`sessionfs_s3.gateway.rules.sharing`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
+from sessionfs_s3.gateway.catalogue.arguments import SESSION_ID_CHARS_MAX, Arguments, is_session_id
 from sessionfs_s3.gateway.errors import RpcError, failed
-from sessionfs_s3.gateway.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
-from sessionfs_s3.gateway.sharing import LOCAL_KINDS, beyond
+from sessionfs_s3.gateway.rules.method_tables import CATALOGUE, GLOBAL, OWN, PROCESS, SESSION, spelled
+from sessionfs_s3.gateway.rules.sharing import LOCAL_KINDS, beyond
 
 
 class Treatment(enum.Enum):

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from sessionfs_s3.errors import InvalidInput
-from sessionfs_s3.gateway.tenants import is_loopback, warn_if_exposed
+from sessionfs_s3.gateway.auth.tenants import is_loopback, warn_if_exposed
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The gateway's answers to catalogue calls: from the store, in the shapes and words of the runtime.
 
 A runtime whose sessions live with a provider answers these from its own empty disk. Which methods they are stands in
-:mod:`sessionfs_s3.gateway.methods`; here is what each answers. All of it is one tenant's: the catalogue knows no other,
-and a session that the credential does not permit is treated as if it did not exist.
+:mod:`sessionfs_s3.gateway.rules.methods`; here is what each answers. All of it is one tenant's: the catalogue knows no
+other, and a session that the credential does not permit is treated as if it did not exist.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from typing import Final, cast
 
 from sessionfs_s3.catalog import SessionInfo
 from sessionfs_s3.errors import CommitUnknown, Corrupt, Fenced, InUse, InvalidInput, SessionFsError, Unavailable
-from sessionfs_s3.gateway import listing
-from sessionfs_s3.gateway.arguments import SESSION_ID_CHARS_MAX, TOO_LONG, Arguments, is_session_id, name_error
-from sessionfs_s3.gateway.client_metadata import FILE_NAME, client_metadata
+from sessionfs_s3.gateway.catalogue import listing
+from sessionfs_s3.gateway.catalogue.arguments import (
+    SESSION_ID_CHARS_MAX,
+    TOO_LONG,
+    Arguments,
+    is_session_id,
+    name_error,
+)
+from sessionfs_s3.gateway.catalogue.client_metadata import FILE_NAME, client_metadata
+from sessionfs_s3.gateway.catalogue.pages import EVENTS_MAX, page_request
+from sessionfs_s3.gateway.catalogue.visible import Catalog, EventsPage, LiveSessions, VisibleSessions, each_of
 from sessionfs_s3.gateway.errors import RpcError, failed, unhandled
-from sessionfs_s3.gateway.pages import EVENTS_MAX, page_request
-from sessionfs_s3.gateway.visible import Catalog, EventsPage, LiveSessions, VisibleSessions, each_of
 
 EVENTS_FILE: Final = "events.jsonl"
 WORKSPACE_FILE: Final = "workspace.yaml"

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Final, Protocol, TypeVar
 
 from sessionfs_s3.catalog import SessionInfo
-from sessionfs_s3.gateway import listing
+from sessionfs_s3.gateway.catalogue import listing
 
 _AT_ONCE_MAX: Final = 8
 """Sessions that one request looks at or deletes at the same time: each is a handful of requests to the store."""
