@@ -118,7 +118,7 @@ def gateway(
         host=host,
         port=port,
         isolation=isolation.value,
-        tls=_tls(tls_cert, tls_key),
+        tls=server_context(tls_cert, tls_key),
         http=None if http is None else _address("--http", http),
         drain_s=drain,
         idle_s=idle,
@@ -198,7 +198,8 @@ def _environment(given: list[str]) -> Mapping[str, str]:
     return environment
 
 
-def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """Return what TLS connections, 1.2 or newer, are made with; None without a certificate. Raises InvalidInput."""
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
