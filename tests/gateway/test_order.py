@@ -101,7 +101,8 @@ async def test_a_turn_is_what_a_plain_runtime_says(
             told.append([faded(each) for each in received if "method" in each])
             told.append([faded(each) for each in received if "method" not in each])
     direct, direct_answers, through, through_answers = told
-    for one, other in zip(direct, through, strict=True):
+    # In which order the runtime tells what it does side by side is its own affair; the test above compares that.
+    for one, other in zip(sorted(direct, key=str), sorted(through, key=str), strict=True):
         assert one == other
     assert direct_answers == through_answers
     assert len(direct) > 30
